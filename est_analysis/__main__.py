@@ -1,0 +1,49 @@
+"""The `est` command; each command is a file of `commands`. What a user can mend is one line on stderr and status 2."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from est_analysis import __version__
+from est_analysis.commands.flops import flops
+from est_analysis.commands.run import reproduce, run_recipe
+from est_analysis.commands.train import train
+from est_analysis.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Progressive subnetwork training (EST, RaPTr): train, measure, reproduce.",
+)
+app.command()(reproduce)
+app.command()(train)
+app.command()(flops)
+app.command(name="run")(run_recipe)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command that was typed."""
+    try:
+        app()
+    except InputError as error:
+        print(f"est: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The claims of "Efficient Stagewise Pretraining via Progressive Subnetworks" (RaPTr, arXiv 2402.05913).
+
+The paper trains BERT and UL2; the models judged here are small causal models of GPT-2's shape, so a verdict is about
+the method on such models. Every threshold was fixed before any run.
+"""
+
+from functools import partial
+from math import inf
+
+import pandas as pd
+
+from .checks import final_loss_gap, transition_drop, transition_jump
+from .claim import Claim, Measured
+from .statistics import over_seeds, saving
+
+_PAPER = "RaPTr, arXiv 2402.05913"
+
+
+def layer_flops(frame: pd.DataFrame) -> Measured:
+    """Realised saving of layer FLOPs, averaged over seeds: layers are drawn one by one, so runs differ."""
+    saved = saving(frame, "raptr", "layer_flops")
+    detail = f"computed from the masks drawn; runs range from {saved.min():.2f} to {saved.max():.2f} %"
+    return over_seeds(saved, unit="%", detail=detail)
+
+
+_CLAIMS = (
+    Claim(
+        id="raptr.layer-flops",
+        paper=_PAPER,
+        locus="BERT-base experiments, schedule 6-8-10-12 (there BERT, here a causal model)",
+        statement="The schedule 6-8-10-12 of twelve layers spends 25 % fewer layer FLOPs than the full model.",
+        threshold="realised saving of layer FLOPs, mean over seeds, within 1.5 percentage points of 25 %",
+        region=(23.5, 26.5),
+        recipe="reproduce",
+        check=layer_flops,
+    ),
+    Claim(
+        id="raptr.loss",
+        paper=_PAPER,
+        locus="BERT-base experiments (1.75 against 1.76; there BERT, here a causal model)",
+        statement="After equally many steps, RaPTr's full-model validation loss is no worse than the baseline's.",
+        threshold="final loss difference, paired by seed, no more than 0.01 nats",
+        region=(-inf, 0.01),
+        recipe="reproduce",
+        check=partial(final_loss_gap, method="raptr"),
+    ),
+    Claim(
+        id="raptr.transition-drop",
+        paper=_PAPER,
+        locus="discussion of the stage transitions (there BERT, here a causal model)",
+        statement="The sampled subnetwork's training loss goes down when RaPTr enlarges the subnetwork.",
+        threshold="window after minus window before a transition, mean over the transitions of a run, below 0",
+        region=(-inf, 0.0),
+        recipe="reproduce",
+        check=partial(transition_drop, method="raptr"),
+    ),
+    Claim(
+        id="raptr.full-loss-smooth",
+        paper=_PAPER,
+        locus="stability of the loss across stages (there BERT, here a causal model)",
+        statement="The full model's validation loss does not jump up after any transition of RaPTr.",
+        threshold="next evaluation minus that at a transition, largest of a run, no more than 0.05 nats",
+        region=(-inf, 0.05),
+        recipe="reproduce",
+        check=partial(transition_jump, method="raptr"),
+    ),
+)
+
+CLAIMS = {claim.id: claim for claim in _CLAIMS}

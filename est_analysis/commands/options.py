@@ -1,0 +1,12 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Runs = Annotated[Path, typer.Option(help="Folder of all runs; finished ones are not repeated.")]
+Corpus = Annotated[
+    str, typer.Option(help="'python' (the installed Python's own source), a file, a folder, or hf:NAME.")
+]

@@ -1,0 +1,108 @@
+"""`est train`: one run of one method, resumable."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from est_analysis.commands.options import Corpus, Json
+
+
+def train(
+    method: Annotated[str, typer.Option(help="full, est or raptr.")] = "est",
+    schedule: Annotated[str, typer.Option(help="A published schedule, stretched to --steps; the method's own.")] = "",
+    output_scale: Annotated[str, typer.Option(help="RaPTr: none, sqrt_gap, inv_p or linear_gap.")] = "none",
+    family: Annotated[str, typer.Option(help="Model family.")] = "gpt2",
+    preset: Annotated[
+        str, typer.Option(help="tiny (200k parameters), mini (3M), small (20M) or gpt2 (124M).")
+    ] = "tiny",
+    corpus: Corpus = "python",
+    tokenizer: Annotated[str, typer.Option(help="bytes, bpe:SIZE, or a tokenizer's name or folder.")] = "bytes",
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Sequences a step, over all ranks.")] = 32,
+    seq_len: Annotated[int, typer.Option(help="Tokens a sequence.")] = 128,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    warmup: Annotated[int, typer.Option(help="Warm-up steps; a twentieth of --steps unless given.")] = -1,
+    decay: Annotated[str, typer.Option(help="linear, cosine or constant.")] = "linear",
+    weight_decay: Annotated[float, typer.Option(help="AdamW's, on matrices and embeddings.")] = 0.1,
+    clip: Annotated[float, typer.Option(help="Largest gradient norm; 0: no clipping.")] = 1.0,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast).")] = "float32",
+    skipped_gradient: Annotated[
+        str, typer.Option(help="What bypassed layers get: zero (AdamW moves them) or none.")
+    ] = "zero",
+    seed: Annotated[int, typer.Option(help="Of initialisation, data order and masks.")] = 0,
+    log_every: Annotated[int, typer.Option(help="Steps a row.")] = 10,
+    eval_every: Annotated[int, typer.Option(help="Steps between full-model validations.")] = 100,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Folder of this run; runs/<run_id> unless given.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue what --out holds, or refuse it.")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's own choice.")] = 0,
+    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile every block.")] = False,
+    masks_ahead: Annotated[int, typer.Option(help="Masks drawn ahead by the index generator; 0: inline.")] = 8,
+    logger: Annotated[str, typer.Option(help="none, tensorboard, trackio or wandb.")] = "none",
+    as_json: Json = False,
+) -> None:
+    """Train one model; the same command again resumes an interrupted run. Works under torchrun."""
+    from est_analysis.experiments.run import run
+    from est_analysis.experiments.spec import TrainSpec
+    from est_analysis.train.settings import Execution, Settings
+
+    settings = Settings(
+        steps=steps,
+        lr=lr,
+        warmup=steps // 20 if warmup < 0 else warmup,
+        decay=decay,
+        weight_decay=weight_decay,
+        clip=clip,
+        accumulation=accumulation,
+        precision=precision,
+        skipped_gradient=skipped_gradient,
+        log_every=log_every,
+        eval_every=eval_every,
+        save_every=save_every,
+    )
+    spec = TrainSpec(
+        family=family,
+        preset=preset,
+        method=method,
+        schedule=schedule,
+        output_scale=output_scale,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        batch_size=batch,
+        seq_len=seq_len,
+        seed=seed,
+        settings=settings,
+    )
+    execution = Execution(
+        device=device, threads=threads, compile=compile_, masks_ahead=masks_ahead, tracker=logger, progress=True
+    )
+    result = run(spec, execution, out=out, resume=resume)
+    _print_result(result, as_json=as_json)
+
+
+def _print_result(result, *, as_json: bool) -> None:
+    from est_analysis.experiments.store import collect
+
+    if int(os.environ.get("RANK", "0")):
+        return
+    rows = collect([result.folder])
+    last = rows[rows["step"] == rows["step"].max()].set_index("metric")["value"]
+    record = {
+        "run_id": result.run_id,
+        "folder": str(result.folder),
+        "checkpoint": str(result.checkpoint),
+        "cached": result.cached,
+        "steps": int(rows["step"].max()),
+        **{name: float(last[name]) for name in ("validation_loss", "train_loss", "layer_flops", "total_flops")},
+    }
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    print(f"{'finished before' if result.cached else 'finished'}: {result.run_id} in {result.folder}")
+    print(f"validation loss {record['validation_loss']:.4f} nats a token (full model), {record['steps']} steps")
+    print(f"open it with transformers: AutoModelForCausalLM.from_pretrained('{result.checkpoint}')")

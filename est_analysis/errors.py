@@ -1,0 +1,23 @@
+"""The one error a user of this package is meant to read: one line that names the value and the fix."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Something the user gave (a rate, a name, a path, a checkpoint) cannot be used.
+
+    The message is one line naming the value and the fix. The command line prints it and exits with status 2.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a `name` that is none of the `known` ones: suggests the nearest and lists them all.
+
+    >>> print(unknown_name("method", "ets", ["est", "full"]))
+    unknown method 'ets': did you mean 'est'? Known: est, full
+    """
+    options = sorted(known)
+    near = get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f" did you mean '{near[0]}'?" if near else ""
+    return InputError(f"unknown {kind} '{name}':{hint} Known: {', '.join(options)}")

@@ -1,0 +1,116 @@
+"""From a spec to a finished run: build what the spec says, train it, leave a folder that names its content."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from est_analysis.data.batches import Batches, validation_batches
+from est_analysis.data.corpus import open_corpus
+from est_analysis.data.tokens import TokenData, load_tokens
+from est_analysis.errors import InputError
+from est_analysis.experiments.spec import TrainSpec, run_id
+from est_analysis.experiments.store import finished, mark_finished, open_run
+from est_analysis.models.gpt2 import GPT2
+from est_analysis.train.checkpoint import Checkpoints
+from est_analysis.train.distributed import Ranks, local_device, ranks_from_environment
+from est_analysis.train.loop import Job, train
+from est_analysis.train.settings import Execution
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run that is complete.
+
+    Attributes:
+        run_id: its name.
+        folder: rows, spec and checkpoints.
+        checkpoint: the final model, a Hugging Face folder.
+        cached: whether it had been finished before, so that nothing was done now.
+    """
+
+    run_id: str
+    folder: Path
+    checkpoint: Path
+    cached: bool
+
+
+def prepare_data(spec: TrainSpec) -> TokenData:
+    """The tokens of the spec's corpus, from the cache if they are there."""
+    return load_tokens(open_corpus(spec.corpus), spec.tokenizer)
+
+
+def num_parameters(spec: TrainSpec) -> int:
+    """Trained numbers of the spec's model, which depends on its tokenizer's vocabulary."""
+    return spec.model_config(vocab_size=prepare_data(spec).vocab_size).num_parameters
+
+
+def run(
+    spec: TrainSpec, execution: Execution, *, root: Path = Path("runs"), out: Path | None = None, resume: bool = True
+) -> FinishedRun:
+    """Train `spec` into `out`, or into `root/<run_id>`; continue an interrupted run, return a finished one at once.
+
+    Args:
+        spec: what to train.
+        execution: where and how.
+        root: folder of all runs.
+        out: this run's folder instead.
+        resume: if False, refuse a folder that already holds something.
+
+    Raises:
+        InputError: anything the user gave that cannot be used, or an interruption; saved state is never lost.
+    """
+    with ranks_from_environment(execution.device) as ranks:
+        data = prepare_data(spec)
+        name = run_id(spec, data_hash=data.hash)
+        folder = out or root / name
+        if not resume and folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} already holds something and --no-resume was given; give another --out")
+        if not ranks.main:
+            ranks.wait()  # until the first rank holds the folder
+            return _train(spec, execution, data, name, folder, ranks)
+        with open_run(folder, spec, run_id=name):
+            ranks.wait()
+            return _train(spec, execution, data, name, folder, ranks)
+
+
+def _train(
+    spec: TrainSpec, execution: Execution, data: TokenData, name: str, folder: Path, ranks: Ranks
+) -> FinishedRun:
+    config = spec.model_config(vocab_size=data.vocab_size)
+    checkpoints = _checkpoints(spec, data, folder)
+    final = checkpoints.path(spec.settings.steps)
+    done = finished(folder)
+    ranks.wait()  # every rank has looked before one of them may finish
+    if done is None:
+        job = Job(
+            run_id=name,
+            folder=folder,
+            model=GPT2(config).initialise(spec.seed),
+            method=spec.build_method(config),
+            batches=Batches(data.train, seq_len=spec.seq_len, batch_size=spec.batch_size, seed=spec.seed),
+            validation=validation_batches(
+                data.validation,
+                seq_len=spec.seq_len,
+                batch_size=spec.batch_size,
+                max_tokens=spec.validation_tokens,
+            ),
+            settings=spec.settings,
+            checkpoints=checkpoints,
+        )
+        train(job, _on_this_device(execution), ranks)
+        if ranks.main:
+            mark_finished(folder, {"run_id": name, "steps": spec.settings.steps, "checkpoint": str(final.name)})
+    return FinishedRun(run_id=name, folder=folder, checkpoint=final, cached=done is not None)
+
+
+def _checkpoints(spec: TrainSpec, data: TokenData, folder: Path) -> Checkpoints:
+    transitions = spec.build_method(spec.model_config(vocab_size=data.vocab_size)).schedule.transitions
+    return Checkpoints(
+        folder=folder / "checkpoints",
+        tokenizer=data.tokenizer,
+        separator=data.separator_id,
+        permanent=frozenset({0, spec.settings.steps, *transitions}),
+    )
+
+
+def _on_this_device(execution: Execution) -> Execution:
+    return replace(execution, device=local_device(execution.device))

@@ -1,0 +1,114 @@
+"""What a run is: a frozen spec whose hash names it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from est_analysis.errors import InputError, unknown_name
+from est_analysis.methods import build_method, find_method
+from est_analysis.models.config import ModelConfig, find_preset
+from est_analysis.subnet.schedule import find_schedule
+from est_analysis.train.settings import Settings
+
+FAMILIES = ("gpt2",)
+NUMERICS_VERSION = 1  # raise it when the same spec shall give other numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """Everything that decides the numbers of one training run.
+
+    Attributes:
+        family, preset: which model (`models.config.PRESETS`).
+        method: a key of `methods.METHODS`.
+        schedule: a published schedule's name, stretched to the run's steps; empty for the method's own.
+        output_scale: RaPTr's factor on kept layers.
+        corpus: `python`, a path, or `hf:NAME`.
+        tokenizer: `bytes`, `bpe:SIZE`, or a tokenizer's name or folder.
+        batch_size: sequences a step, over all ranks and micro-batches.
+        seq_len: tokens a sequence.
+        validation_tokens: how much held-out text the full model is evaluated on.
+        seed: of initialisation, data order and masks.
+        settings: optimisation and measurement.
+    """
+
+    family: str = "gpt2"
+    preset: str = "tiny"
+    method: str = "est"
+    schedule: str = ""
+    output_scale: str = "none"
+    corpus: str = "python"
+    tokenizer: str = "bytes"
+    batch_size: int = 32
+    seq_len: int = 128
+    validation_tokens: int = 131_072
+    seed: int = 0
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise unknown_name("family", self.family, FAMILIES)
+        for name in ("batch_size", "seq_len", "validation_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.batch_size % self.settings.accumulation:
+            raise InputError(
+                f"a batch of {self.batch_size} does not divide into {self.settings.accumulation} micro-batches"
+            )
+        config = self.model_config(vocab_size=1)
+        if self.seq_len > config.context_length:
+            raise InputError(
+                f"seq_len={self.seq_len} is longer than the context of '{self.preset}' ({config.context_length} tokens)"
+            )
+        find_method(self.method)
+        if self.schedule:
+            find_schedule(self.schedule)
+        self.build_method(config)
+
+    def model_config(self, *, vocab_size: int) -> ModelConfig:
+        """The sizes of the model for a tokenizer of `vocab_size` entries."""
+        return find_preset(self.preset, vocab_size=vocab_size)
+
+    def build_method(self, config: ModelConfig):
+        """The method, on the shape of `config`."""
+        return build_method(
+            self.method,
+            shape=config.architecture(self.seq_len).stack,
+            total_steps=self.settings.steps,
+            seed=self.seed,
+            schedule=self.schedule or None,
+            output_scale=self.output_scale,
+        )
+
+    @property
+    def schedule_name(self) -> str:
+        """The schedule it trains with: the one given, or the method's own."""
+        return self.schedule or find_method(self.method).default_schedule
+
+    def fields(self) -> dict[str, Any]:
+        """All fields, defaults included, as plain JSON values."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def run_id(spec: TrainSpec, *, data_hash: str) -> str:
+    """`<method>-<12 hex digits>`: a hash of every field, the content of the tokens and the version of the numerics."""
+    identity = {"spec": spec.fields(), "data": data_hash, "numerics": NUMERICS_VERSION}
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return f"{spec.method}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def differing_fields(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """`name: a -> b` for every field in which two specs differ, nested ones with a dot.
+
+    >>> differing_fields({"seed": 0, "s": {"lr": 1}}, {"seed": 1, "s": {"lr": 1}})
+    ['seed: 0 -> 1']
+    """
+    found = []
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name, "(absent)"), other.get(name, "(absent)")
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differing_fields(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name}: {a} -> {b}")
+    return found

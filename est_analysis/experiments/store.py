@@ -1,0 +1,134 @@
+"""Where runs live: one folder a run, safe against kills and against two processes at once.
+
+`spec.json` and `env.json` are written first, `rows.csv` and `checkpoints/` grow, and `finished.json` comes last, by
+rename: a folder without it is unfinished, whatever else it holds.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from est_analysis.errors import InputError
+from est_analysis.experiments.spec import TrainSpec, differing_fields
+from est_analysis.methods import find_method
+
+_FINISHED = "finished.json"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file `path` by `text` in one step: readers see the old content or the new, never a part.
+
+    Raises:
+        InputError: the disk is full or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"could not write {path} ({error.strerror}); free some space and run again") from error
+
+
+def environment() -> dict[str, Any]:
+    """What a run was carried out with: versions, machine, device. Recorded, not part of the run's identity."""
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "absent"
+
+    packages = ("est-analysis", "torch", "transformers", "numpy", "pandas")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: installed(name) for name in packages},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The closing record of a finished run, or None."""
+    path = folder / _FINISHED
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def mark_finished(folder: Path, record: dict[str, Any]) -> None:
+    """Declare the run in `folder` finished."""
+    write_atomically(folder / _FINISHED, json.dumps(record, indent=1))
+
+
+@contextmanager
+def open_run(folder: Path, spec: TrainSpec, *, run_id: str) -> Iterator[None]:
+    """Hold the run folder for the duration of the block, creating it or checking that it is of the same run.
+
+    Raises:
+        InputError: the folder belongs to another spec (the differing fields are named) or to another process.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"another process is working in {folder}; wait for it or give another folder") from error
+    try:
+        _check_same(folder, spec, run_id)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_same(folder: Path, spec: TrainSpec, run_id: str) -> None:
+    path = folder / "spec.json"
+    if path.exists():
+        try:
+            held = json.loads(path.read_text())
+            held_fields, held_id = held["spec"], held["run_id"]
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{path} is damaged; give another folder for the run") from error
+        if held_id != run_id:
+            differences = differing_fields(held_fields, spec.fields())
+            shown = "; ".join(differences) or "the corpus has other content, or another version wrote it"
+            raise InputError(f"{folder} holds another run ({shown}); give another folder or the same settings")
+    elif any(child.name != ".lock" for child in folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no run; give an empty or new folder")
+    else:
+        write_atomically(folder / "env.json", json.dumps(environment(), indent=1))
+        write_atomically(path, json.dumps({"run_id": run_id, "spec": spec.fields()}, indent=1))
+
+
+def collect(folders: Iterable[Path]) -> pd.DataFrame:
+    """The rows of several runs in one tidy frame, with the columns `method` and `schedule` of their specs.
+
+    Every CSV directly in a run folder holds rows: `rows.csv` of training, others of measurements made afterwards.
+
+    Raises:
+        InputError: a folder holds no run.
+    """
+    frames = []
+    for folder in folders:
+        if not (folder / "spec.json").exists():
+            raise InputError(f"{folder} holds no run; give a folder that `est train` or `est run` wrote")
+        spec = json.loads((folder / "spec.json").read_text())["spec"]
+        for path in sorted(folder.glob("*.csv")):
+            rows = pd.read_csv(path, float_precision="round_trip")
+            schedule = spec["schedule"] or find_method(spec["method"]).default_schedule
+            frames.append(rows.assign(method=spec["method"], schedule=schedule))
+    columns = ["run_id", "method", "schedule", "seed", "step", "metric", "value"]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

@@ -1,0 +1,192 @@
+"""Many runs side by side: a pool of processes, each run cached by its id and followed by its Hessian trace."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from est_analysis.experiments.recipes import Scale
+from est_analysis.experiments.run import prepare_data, run
+from est_analysis.experiments.spec import TrainSpec, run_id
+from est_analysis.experiments.store import collect, write_atomically
+from est_analysis.train.loop import Stopped
+from est_analysis.train.rows import COLUMNS
+from est_analysis.train.settings import Execution
+
+_POLL_SECONDS = 0.5
+_LINE_SECONDS = 30.0  # between plain progress lines where there is no terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Runs to make and how.
+
+    Attributes:
+        specs: the runs.
+        scale: what to measure of each finished run, and on which device.
+        root: folder of all runs.
+        workers: processes at once; each gets an equal share of the CPUs.
+    """
+
+    specs: Sequence[TrainSpec]
+    scale: Scale
+    root: Path
+    workers: int
+
+    @property
+    def execution(self) -> Execution:
+        """How each worker runs."""
+        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        return Execution(device=self.scale.device, threads=threads, progress=False)
+
+
+def run_all(sweep: Sweep) -> pd.DataFrame:
+    """Make every run that is not finished yet; returns all their rows.
+
+    Raises:
+        Stopped: interrupted; every unfinished run has saved its state.
+        InputError: a run failed for a reason the user can mend; finished runs are kept.
+    """
+    data = prepare_data(sweep.specs[0])  # once, before several processes ask for it
+    names = [run_id(spec, data_hash=data.hash) for spec in sweep.specs]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(sweep.workers, mp_context=context, initializer=_end_with_parent) as pool:
+        futures = [pool.submit(_run_one, spec, sweep) for spec in sweep.specs]
+        try:
+            with _screen(sweep, names) as show:
+                _watch(futures, show)
+            for future in futures:
+                future.result()
+        except KeyboardInterrupt:
+            # The terminal sent Ctrl-C to the workers too; they finish their step and save.
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise Stopped(
+                f"stopped; finished and unfinished runs are saved in {sweep.root}, run the same command to resume"
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # SIGTERM: the worker saves and ends
+            raise
+    return collect(sweep.root / name for name in names)
+
+
+def _watch(futures: Sequence[Future], show) -> None:
+    """Show progress until every run is done or one has failed."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=_POLL_SECONDS)
+        for future in done:
+            future.result()
+        show()
+
+
+def _run_one(spec: TrainSpec, sweep: Sweep) -> None:
+    result = run(spec, sweep.execution, root=sweep.root)
+    _measure_trace(spec, sweep.scale, result.run_id, result.folder, result.checkpoint)
+
+
+def _measure_trace(spec: TrainSpec, scale: Scale, name: str, folder: Path, checkpoint: Path) -> None:
+    """Measure the Hessian trace of a finished run on held-out text, once."""
+    import torch
+
+    from est_analysis.curvature.loss import load_causal_model
+    from est_analysis.curvature.trace import hutchinson
+    from est_analysis.data.batches import validation_batches
+
+    identity = {"pairs": scale.trace_pairs, "sequences": scale.trace_sequences, "checkpoint": checkpoint.name}
+    note, rows = folder / "trace.json", folder / "trace.csv"
+    if rows.exists() and note.exists() and json.loads(note.read_text()) == identity:
+        return
+    data = prepare_data(spec)
+    batches = validation_batches(
+        data.validation,
+        seq_len=spec.seq_len,
+        batch_size=scale.trace_sequences,
+        max_tokens=scale.trace_pairs * scale.trace_sequences * spec.seq_len,
+    )
+    model = load_causal_model(checkpoint).to(torch.device(scale.device))
+    moved = ((tokens.to(scale.device), labels.to(scale.device)) for tokens, labels in batches)
+    estimate = hutchinson(model, moved, seed=spec.seed)
+    values = {
+        "hessian_trace": estimate.value,
+        "hessian_trace_stderr": estimate.stderr,
+        "hessian_trace_pairs": estimate.pairs,
+        "hessian_trace_seconds": estimate.seconds,
+    }
+    lines = [",".join(COLUMNS)]
+    lines += [f"{name},{spec.seed},{spec.settings.steps},{metric},{value!r}" for metric, value in values.items()]
+    write_atomically(rows, "\n".join(lines) + "\n")
+    write_atomically(note, json.dumps(identity))
+
+
+def _end_with_parent() -> None:
+    """In a worker: stop, saving, when the parent dies without a word (kill -9)."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _last_step(path: Path) -> int:
+    """The step of the last complete row of a growing CSV."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 400))
+            fields = file.read().decode().rsplit("\n", 2)[-2].split(",")
+        return int(fields[2])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+@contextmanager
+def _screen(sweep: Sweep, names: Sequence[str]) -> Iterator:
+    """A function that shows how far every run is: bars on a terminal, a line now and then elsewhere."""
+    console = Console(stderr=True)
+    totals = [spec.settings.steps for spec in sweep.specs]
+    labels = [f"{spec.method} seed {spec.seed}" for spec in sweep.specs]
+    start = last_line = time.monotonic()
+
+    def steps() -> list[int]:
+        return [_last_step(sweep.root / name / "rows.csv") for name in names]
+
+    if not console.is_terminal:
+
+        def line() -> None:
+            nonlocal last_line
+            if time.monotonic() - last_line > _LINE_SECONDS:
+                last_line = time.monotonic()
+                done = sum(steps())
+                console.print(f"{last_line - start:5.0f} s  {done} of {sum(totals)} steps", highlight=False)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: list[TaskID] = [
+            progress.add_task(f"{label:14}", total=total, start=False)
+            for label, total in zip(labels, totals, strict=True)
+        ]
+
+        def bars() -> None:
+            for task, step in zip(tasks, steps(), strict=True):
+                if step and not progress.tasks[task].started:
+                    progress.start_task(task)
+                progress.update(task, completed=step)
+
+        yield bars

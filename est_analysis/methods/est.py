@@ -1,0 +1,26 @@
+"""EST, Evolving Subnetwork Training: fixed-size random heads, MLP columns and layers, growing to the full model.
+
+Source: arXiv 2406.06962, section 3, Algorithm 1. Each step draws p_L N_L layers, and in each of them p_H N_H heads and
+p_M N_M columns; attention and MLP outputs are scaled by 1/p (eqs. 5, 6), layers are not (eq. 7). One mask serves the
+whole batch of a step, on every rank. Cost: with the practical schedule 26.7 % fewer layer FLOPs, 19.4 % fewer in all
+on GPT-2. Fails when the last, full stage is too short (EST-ONE-STAGE: loss 3.36 against 3.06), and saves little where
+the LM head is most of the model. Rates must give whole numbers of heads, columns and layers.
+"""
+
+from dataclasses import dataclass
+
+from est_analysis.methods.method import Method
+from est_analysis.subnet.mask import SubnetMask
+from est_analysis.subnet.sample import sample_fixed_size
+from est_analysis.subnet.schedule import Rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class EST(Method):
+    """Evolving Subnetwork Training."""
+
+    default_schedule = "gpt2-est"
+
+    def draw(self, rates: Rates, step: int) -> SubnetMask:
+        """A fixed-size subset on every axis."""
+        return sample_fixed_size(self.shape, rates, generator=self.generator(step))

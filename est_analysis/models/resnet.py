@@ -1,0 +1,52 @@
+"""The small residual net of RaPTr's polynomial experiments: the Transformer's stack without attention."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from est_analysis.errors import InputError
+from est_analysis.models.parts import Block, run_stack
+from est_analysis.rng import stream
+from est_analysis.subnet.mask import StackShape, SubnetMask
+
+
+class ResidualNet(nn.Module):
+    """Linear in, `num_layers` blocks x + MLP(norm(x)), norm, linear to one output.
+
+    Args:
+        num_inputs: d, the dimension of the cube {-1, +1}^d.
+        hidden: width of the residual stream.
+        num_layers: number of residual blocks.
+        mlp_columns: hidden units of each block's MLP; `hidden` unless given.
+    """
+
+    def __init__(self, *, num_inputs: int, hidden: int, num_layers: int, mlp_columns: int | None = None) -> None:
+        super().__init__()
+        columns = hidden if mlp_columns is None else mlp_columns
+        if min(num_inputs, hidden, num_layers, columns) < 1:
+            raise InputError(f"a residual net of sizes {(num_inputs, hidden, num_layers, columns)} has an empty one")
+        self.shape = StackShape(num_layers=num_layers, num_heads=0, mlp_columns=columns)
+        self.inputs = nn.Linear(num_inputs, hidden)
+        self.blocks = nn.ModuleList(Block(hidden, 0, columns) for _ in range(num_layers))
+        self.final_norm = nn.LayerNorm(hidden)
+        self.output = nn.Linear(hidden, 1)
+
+    def initialise(self, seed: int) -> "ResidualNet":
+        """Weights N(0, 1/fan_in), biases 0, norms the identity; each from its own stream of `seed`."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
+                elif "norm" in name:
+                    parameter.fill_(1.0)
+                else:
+                    # up and nn.Linear weights are (out, in); down is stored (in, out).
+                    fan_in = parameter.shape[0] if name.endswith("down_weight") else parameter.shape[1]
+                    parameter.normal_(0.0, 1 / math.sqrt(fan_in), generator=stream(seed, "init", name))
+        return self
+
+    def forward(self, x: Float[Tensor, "B d"], mask: SubnetMask | None = None) -> Float[Tensor, " B"]:
+        """One real output an input."""
+        return self.output(self.final_norm(run_stack(self.blocks, self.inputs(x), mask))).squeeze(-1)

@@ -1,0 +1,125 @@
+"""The numbers of a report: one row a method, one row a claim, as text that a reader can take at face value."""
+
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+
+from est_analysis.claims import Claim, NotMeasured, Verdict, final, saving, speed_up, t_interval
+from est_analysis.plots import in_order, method_style
+
+MISSING = "-"
+
+
+def _cell(measure: Callable[[], pd.Series], show: Callable[[pd.Series], str]) -> str:
+    """What `measure` found, as text, or a dash where the frame does not hold it."""
+    try:
+        return show(measure())
+    except NotMeasured:
+        return MISSING
+
+
+def _spread(values: pd.Series, digits: int = 4) -> str:
+    mean = f"{values.mean():.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {values.std():.{digits}f}"
+
+
+def _trace(frame: pd.DataFrame, method: str) -> str:
+    """Mean trace and its standard error: over seeds, or the estimator's own where there is one seed."""
+    traces = final(frame, method, "hessian_trace")
+    if len(traces) > 1:
+        return f"{traces.mean():.0f} ± {traces.sem():.0f}"
+    return f"{traces.iloc[0]:.0f}" + _cell(
+        lambda: final(frame, method, "hessian_trace_stderr"), lambda error: f" ± {error.iloc[0]:.0f}"
+    ).replace(MISSING, "")
+
+
+def methods_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a method: seeds, final loss, savings, speed-ups and Hessian trace; a dash for what was not measured."""
+
+    def row(method: str) -> dict[str, str]:
+        ideal = _cell(lambda: 100 / (100 - saving(frame, method, "total_flops")), lambda ratio: f"{ratio.mean():.3f}x")
+        try:
+            trace = _trace(frame, method)
+        except NotMeasured:
+            trace = MISSING
+        runs = frame[frame["method"] == method]
+        return {
+            "method": method_style(method).label,
+            "schedule": ", ".join(sorted(runs["schedule"].unique())),
+            "seeds": str(runs["seed"].nunique()),
+            "final validation loss": _cell(lambda: final(frame, method, "validation_loss"), _spread),
+            "layer FLOPs saved": _cell(
+                lambda: saving(frame, method, "layer_flops"), lambda part: f"{part.mean():.2f} %"
+            ),
+            "total FLOPs saved": _cell(
+                lambda: saving(frame, method, "total_flops"), lambda part: f"{part.mean():.2f} %"
+            ),
+            "speed-up FLOPs allow": ideal,
+            "speed-up measured": _cell(lambda: speed_up(frame, method), lambda ratio: f"{ratio.mean():.3f}x"),
+            "Hessian trace": trace,
+        }
+
+    return pd.DataFrame([row(method) for method in in_order(frame["method"])])
+
+
+def effect_text(verdict: Verdict) -> str:
+    """The measured effect with its interval and unit.
+
+    >>> effect_text(Verdict(claim="a", verdict="supported", effect=-0.5, interval=(-0.75, -0.25), unit="nats", seeds=3,
+    ...                     scale="quick", detail=""))
+    '-0.5 [-0.75, -0.25] nats'
+    """
+    if verdict.effect is None:
+        return MISSING
+    interval = "" if verdict.interval is None else f" [{verdict.interval[0]:.4g}, {verdict.interval[1]:.4g}]"
+    return f"{verdict.effect:.4g}{interval} {verdict.unit}"
+
+
+def claims_table(claims: Iterable[Claim], verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """One row a claim with numbers as numbers, for `claims.csv`."""
+    rows = []
+    for claim, verdict in zip(claims, verdicts, strict=True):
+        low, high = verdict.interval or (None, None)
+        rows.append(
+            {
+                "id": claim.id,
+                "paper": claim.paper,
+                "locus": claim.locus,
+                "statement": claim.statement,
+                "threshold": claim.threshold,
+                "effect": verdict.effect,
+                "low": low,
+                "high": high,
+                "unit": verdict.unit,
+                "verdict": verdict.verdict,
+                "seeds": verdict.seeds,
+                "scale": verdict.scale,
+                "detail": verdict.detail,
+                "recipe": claim.recipe,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def headline(frame: pd.DataFrame, verdicts: Iterable[Verdict], scale: str) -> str:
+    """The report in two sentences: how the methods' final losses compare, and how many claims held."""
+    parts = []
+    for method in [name for name in in_order(frame["method"]) if name != "full"]:
+        try:
+            gap = final(frame, method, "validation_loss") - final(frame, "full", "validation_loss")
+            part, gap = saving(frame, method, "total_flops").mean(), gap.dropna()
+        except NotMeasured:
+            continue
+        if gap.empty:
+            continue
+        interval = t_interval(gap)
+        spread = "one seed" if interval is None else f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}"
+        side = "above" if gap.mean() > 0 else "below"
+        parts.append(
+            f"{method_style(method).label} ended {abs(gap.mean()):.4f} nats {side} the "
+            f"full model's validation loss ({spread}) with {part:.1f} % fewer total FLOPs"
+        )
+    opening = "; ".join(parts) or "No method could be compared with the full model"
+    counts = pd.Series([verdict.verdict for verdict in verdicts]).value_counts()
+    tally = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("supported", "refuted", "inconclusive", "untested"))
+    return f"{opening}. Of {counts.sum()} claims at {scale} scale: {tally}."

@@ -1,0 +1,145 @@
+"""Drawing subnetworks: EST's fixed-size subsets and RaPTr's independent Bernoulli layers.
+
+Both take the shape of the stack, the sampling rates of the current stage and a generator, and return a `SubnetMask`.
+The two laws differ in more than name: EST draws exactly p*N units (eqs. 5-7), so every step of a stage costs the same;
+RaPTr keeps each layer independently, so only the expected cost is fixed.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from est_analysis.errors import InputError, unknown_name
+from est_analysis.subnet.mask import LayerMask, StackShape, SubnetMask
+from est_analysis.subnet.schedule import Rates
+
+OutputScale = Literal["none", "sqrt_gap", "inv_p", "linear_gap"]
+
+
+def whole_count(rate: float, total: int, *, symbol: str, unit: str) -> int:
+    """`rate * total` where that is a whole number of at least one unit.
+
+    Raises:
+        InputError: the rate does not give a whole number of units; the message says which rates do.
+
+    >>> whole_count(0.5, 12, symbol="p_H", unit="heads")
+    6
+    """
+    count = round(rate * total)
+    # A rate such as 2/3 has been rounded to a double: allow its relative rounding error, no more.
+    if count < 1 or not math.isclose(rate * total, count, rel_tol=1e-9):
+        raise InputError(
+            f"{symbol}={rate:g} of {total} {unit} is {rate * total:g} {unit}; use a multiple of 1/{total} above 0"
+        )
+    return count
+
+
+def _subset(rate: float, total: int, generator: torch.Generator, *, symbol: str, unit: str) -> Tensor | None:
+    """A sorted uniform subset of exactly `rate * total` of `total` units, or None when that is all of them."""
+    count = whole_count(rate, total, symbol=symbol, unit=unit) if total else 0
+    if count == total:
+        return None
+    return torch.randperm(total, generator=generator)[:count].sort().values
+
+
+def sample_fixed_size(shape: StackShape, rates: Rates, *, generator: torch.Generator) -> SubnetMask:
+    """EST's subnetwork (Algorithm 1): exactly p_L N_L layers, and in each its own p_H N_H heads and p_M N_M columns.
+
+    Every subset of the given size is equally likely, layers are drawn first, and each active layer draws its heads and
+    columns independently. Attention and MLP outputs are scaled by 1/p (eqs. 5, 6); layers are not (eq. 7).
+
+    Raises:
+        InputError: a rate does not give a whole number of units.
+
+    >>> mask = sample_fixed_size(
+    ...     StackShape(num_layers=4, num_heads=2, mlp_columns=8),
+    ...     Rates(heads=0.5, mlp=0.5, layers=0.5),
+    ...     generator=torch.Generator().manual_seed(0),
+    ... )
+    >>> len(mask.active_layers), [len(layer.columns) for layer in mask.layers if layer]
+    (2, [4, 4])
+    """
+    kept = _subset(rates.layers, shape.num_layers, generator, symbol="p_L", unit="layers")
+    active = set(range(shape.num_layers)) if kept is None else set(kept.tolist())
+
+    def draw_layer() -> LayerMask:
+        heads = _subset(rates.heads, shape.num_heads, generator, symbol="p_H", unit="heads")
+        columns = _subset(rates.mlp, shape.mlp_columns, generator, symbol="p_M", unit="MLP columns")
+        return LayerMask(
+            heads=heads,
+            columns=columns,
+            head_scale=1.0 if heads is None else 1.0 / rates.heads,
+            column_scale=1.0 if columns is None else 1.0 / rates.mlp,
+        )
+
+    return SubnetMask(layers=tuple(draw_layer() if i in active else None for i in range(shape.num_layers)))
+
+
+def bernoulli_keep_rate(mean_depth: float, num_layers: int, num_kept: int) -> float:
+    """The p of a (p, I)-subnetwork of expected depth `mean_depth` when |I| = `num_kept`: (n - |I|) / (L - |I|).
+
+    Raises:
+        InputError: no p in [0, 1] gives that depth.
+
+    >>> [round(bernoulli_keep_rate(n, 12, 2), 3) for n in (6, 8, 10, 12)]
+    [0.4, 0.6, 0.8, 1.0]
+    """
+    if num_kept >= num_layers:
+        return 1.0
+    rate = (mean_depth - num_kept) / (num_layers - num_kept)
+    if not -1e-9 <= rate <= 1 + 1e-9:
+        raise InputError(
+            f"a mean depth of {mean_depth:g} of {num_layers} layers cannot be met with {num_kept} of them always kept; "
+            f"use a depth from {num_kept} to {num_layers}"
+        )
+    return min(max(rate, 0.0), 1.0)
+
+
+def _gaps(kept: list[int], num_layers: int) -> list[int]:
+    """For each kept layer, the distance to the next kept one, or to the end of the stack."""
+    return [following - layer for layer, following in zip(kept, [*kept[1:], num_layers], strict=True)]
+
+
+def sample_bernoulli(
+    shape: StackShape,
+    mean_depth: float,
+    *,
+    always_kept: Iterable[int],
+    scale: OutputScale = "none",
+    generator: torch.Generator,
+) -> SubnetMask:
+    """RaPTr's (p, I)-subnetwork: layers in I always run, every other one runs independently with probability p.
+
+    Args:
+        shape: the stack.
+        mean_depth: expected number of active layers; p follows from it (`bernoulli_keep_rate`).
+        always_kept: the set I, 0-based; RaPTr's experiments keep the first and the last layer.
+        scale: factor on a kept layer's branch. `none`: 1, the basic algorithm. `inv_p`: 1/p for sampled layers, keeps
+            each branch's mean. `sqrt_gap`: sqrt of the distance to the next kept layer, so that the squares add up to L
+            and the residual stream keeps its variance at initialisation. `linear_gap`: that distance itself.
+            The paper names a square-root scaling without a formula that could be read; `sqrt_gap` is our reading.
+        generator: source of randomness.
+
+    Raises:
+        InputError: an unknown scale, a layer outside the stack, or a depth no p can give.
+    """
+    if scale not in get_args(OutputScale):
+        raise unknown_name("output scale", scale, get_args(OutputScale))
+    fixed = set(always_kept)
+    if not fixed <= set(range(shape.num_layers)):
+        raise InputError(f"always-kept layers {sorted(fixed)} are not all among 0..{shape.num_layers - 1}")
+    keep_rate = bernoulli_keep_rate(mean_depth, shape.num_layers, len(fixed))
+    draws = torch.rand(shape.num_layers, generator=generator) < keep_rate
+    kept = [i for i in range(shape.num_layers) if i in fixed or bool(draws[i])]
+    factors = dict.fromkeys(kept, 1.0)
+    if scale == "inv_p":
+        factors = {i: 1.0 if i in fixed else 1.0 / keep_rate for i in kept}
+    elif scale != "none":
+        power = 0.5 if scale == "sqrt_gap" else 1.0
+        factors = {i: gap**power for i, gap in zip(kept, _gaps(kept, shape.num_layers), strict=True)}
+    return SubnetMask(
+        layers=tuple(LayerMask(scale=factors[i]) if i in factors else None for i in range(shape.num_layers))
+    )

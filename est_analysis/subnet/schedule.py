@@ -1,0 +1,179 @@
+"""Sampling schedules as values: when each stage ends and which share of heads, MLP columns and layers it trains.
+
+EST, Definition 3.1: S = (s^1, ..., s^T) are the steps at which stages end, P = [(p_H, p_M, p_L), ...] their rates.
+RaPTr writes a schedule as mean depths such as 6-8-10-12; here that is p_L = depth / N_L, from which its sampler
+derives the Bernoulli rate. Schedules are kept in their paper's own steps (or in units where a paper gives only
+proportions) and are rescaled to any number of steps.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from est_analysis.errors import InputError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Sampling rates of one stage, each in (0, 1]: p_H, p_M and p_L of EST section 3.2."""
+
+    heads: float = 1.0
+    mlp: float = 1.0
+    layers: float = 1.0
+
+    def __post_init__(self) -> None:
+        for symbol, rate in (("p_H", self.heads), ("p_M", self.mlp), ("p_L", self.layers)):
+            if not 0 < rate <= 1:
+                raise InputError(f"{symbol}={rate:g} is not a sampling rate; use a number above 0 and at most 1")
+
+    @property
+    def full(self) -> bool:
+        """Whether this stage trains the complete model."""
+        return self.heads == self.mlp == self.layers == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage: the steps up to and including number `until` (steps count from 1) train at `rates`."""
+
+    until: int
+    rates: Rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A sampling scheduler (EST Definition 3.1).
+
+    Attributes:
+        name: how it is called on the command line.
+        source: where it comes from, and whether that could be verified.
+        stages: in order; ends strictly increase and no rate ever decreases.
+        warmup: number of first steps that train the full model before the first stage begins (RaPTr's UL2 recipe).
+    """
+
+    name: str
+    source: str
+    stages: tuple[Stage, ...]
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InputError(f"schedule '{self.name}' has no stages; give at least one")
+        ends = [self.warmup, *(stage.until for stage in self.stages)]
+        if self.warmup < 0 or any(b <= a for a, b in pairwise(ends)):
+            raise InputError(f"schedule '{self.name}' has stage ends {ends[1:]}; each must lie after the one before it")
+        for before, after in pairwise(self.stages):
+            for axis in ("heads", "mlp", "layers"):
+                low, high = getattr(after.rates, axis), getattr(before.rates, axis)
+                if low < high:
+                    raise InputError(
+                        f"schedule '{self.name}' shrinks {axis} from {high:g} to {low:g} at step {before.until}; "
+                        "subnetworks may only grow"
+                    )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole schedule."""
+        return self.stages[-1].until
+
+    @property
+    def spans(self) -> tuple[tuple[int, Rates], ...]:
+        """(number of steps, rates) of every stage in order, the full-model warm-up first if there is one."""
+        starts = [self.warmup, *(stage.until for stage in self.stages)]
+        spans = [(stage.until - start, stage.rates) for start, stage in zip(starts, self.stages, strict=False)]
+        return ((self.warmup, Rates()), *spans) if self.warmup else tuple(spans)
+
+    @property
+    def transitions(self) -> tuple[int, ...]:
+        """The steps after which the rates change, the end of training not included."""
+        ends = tuple(stage.until for stage in self.stages[:-1])
+        return (self.warmup, *ends) if self.warmup else ends
+
+    def stage_at(self, step: int) -> int:
+        """Index into `spans` of the stage that trains step number `step` (from 1; later steps stay in the last)."""
+        return sum(step > end for end in self.transitions)
+
+    def rescaled(self, total_steps: int) -> "Schedule":
+        """The same schedule stretched to `total_steps`, every boundary rounded to the nearest step.
+
+        Raises:
+            InputError: so few steps that a stage would vanish.
+        """
+
+        def scaled(step: int) -> int:
+            # Half up, in integers: no rounding surprise at any size.
+            return (2 * step * total_steps + self.total_steps) // (2 * self.total_steps)
+
+        ends = [scaled(self.warmup), *(scaled(stage.until) for stage in self.stages)]
+        vanished = any(b <= a for a, b in pairwise(ends)) or (self.warmup and not ends[0])
+        if vanished:
+            raise InputError(
+                f"{total_steps} steps are too few for the {len(self.spans)} stages of '{self.name}'; use more steps"
+            )
+        stages = tuple(replace(stage, until=end) for stage, end in zip(self.stages, ends[1:], strict=True))
+        return replace(self, stages=stages, warmup=ends[0])
+
+
+def _est(name: str, source: str, *stages: tuple[int, float, float, float]) -> Schedule:
+    return Schedule(
+        name=name,
+        source=source,
+        stages=tuple(Stage(until=s, rates=Rates(heads=h, mlp=m, layers=n)) for s, h, m, n in stages),
+    )
+
+
+def _depths(name: str, source: str, num_layers: int, depths: tuple[int, ...], stage: int, warmup: int = 0) -> Schedule:
+    """Equal stages of `stage` units each with the given mean depths."""
+    stages = (
+        Stage(until=warmup + (i + 1) * stage, rates=Rates(layers=depth / num_layers)) for i, depth in enumerate(depths)
+    )
+    return Schedule(name=name, source=source, stages=tuple(stages), warmup=warmup)
+
+
+_K = 1000
+_ALL = [
+    _est("full", "the complete model at every step", (1, 1, 1, 1)),
+    _est("table1", "EST Table 1", (1, 0.5, 0.5, 0.5), (2, 0.5, 0.5, 1), (3, 1, 1, 1)),
+    _est("gpt2-est", "EST 4.1", (20 * _K, 0.5, 0.5, 0.5), (70 * _K, 0.5, 0.5, 1), (150 * _K, 1, 1, 1)),
+    _est("gpt2-one-stage", "EST 4.1, EST-ONE-STAGE", (150 * _K, 0.5, 0.5, 1)),
+    _est("gpt2-two-stage-a", "EST 4.1, EST-TWO-STAGE-A", (50 * _K, 0.5, 0.5, 1), (150 * _K, 1, 1, 1)),
+    _est("gpt2-two-stage-b", "EST 4.1, EST-TWO-STAGE-B", (70 * _K, 0.5, 0.5, 1), (150 * _K, 1, 1, 1)),
+    _est("gpt2-two-stage-c", "EST 4.1, EST-TWO-STAGE-C", (90 * _K, 0.5, 0.5, 1), (150 * _K, 1, 1, 1)),
+    _est(
+        "gpt2-two-stage-matched",
+        "ours: the two-stage schedule at exactly EST's 26.7 %, which the paper does not test",
+        (80 * _K, 0.5, 0.5, 1),
+        (150 * _K, 1, 1, 1),
+    ),
+    _est(
+        "gpt2-three-stage",
+        "EST 4.1, EST-THREE-STAGE",
+        (20 * _K, 0.5, 0.5, 0.5),
+        (70 * _K, 1, 1, 0.5),
+        (150 * _K, 1, 1, 1),
+    ),
+    _est("tinyllama-est", "EST 4.2", (10 * _K, 0.5, 0.5, 0.5), (25 * _K, 0.5, 0.5, 1), (60 * _K, 1, 1, 1)),
+    _depths("bert-raptr-6-8-10-12", "RaPTr, BERT-base: mean depths in equal stages", 12, (6, 8, 10, 12), 1),
+    _depths(
+        "ul2-raptr-12-16-20-24",
+        "RaPTr, UL2-1.6B: 30k steps of full-model warm-up are the paper's; the depths and 100k steps are unverified",
+        24,
+        (12, 16, 20, 24),
+        17_500,
+        warmup=30 * _K,
+    ),
+]
+SCHEDULES: dict[str, Schedule] = {schedule.name: schedule for schedule in _ALL}
+
+
+def find_schedule(name: str) -> Schedule:
+    """The published schedule called `name`.
+
+    Raises:
+        InputError: no such schedule; the message lists those there are.
+
+    >>> find_schedule("gpt2-est").rescaled(1500).transitions
+    (200, 700)
+    """
+    if name not in SCHEDULES:
+        raise unknown_name("schedule", name, SCHEDULES)
+    return SCHEDULES[name]

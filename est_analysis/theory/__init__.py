@@ -1,0 +1,1 @@
+"""Predictions, one function a theorem or equation. Shares no code with what measures them."""

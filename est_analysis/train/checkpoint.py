@@ -1,0 +1,125 @@
+"""Checkpoints: a Hugging Face folder plus the trainer's state, written whole or not at all.
+
+`checkpoints/step000100/` holds config.json, model.safetensors and the tokenizer, which `transformers` opens as they
+are, and `trainer.pt` (optimizer, counters, unfinished row), which resuming needs. A folder is written under a
+temporary name, synced and renamed, so one that has its final name is complete. The latest is found by looking, never
+by a stored pointer.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from est_analysis.errors import InputError
+from est_analysis.models.gpt2 import GPT2
+from est_analysis.models.hf import load_folder, save_folder
+
+_STATE = "trainer.pt"
+_STATES_KEPT = 2
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Attributes:
+        folder: `<run>/checkpoints`.
+        tokenizer: saved into every checkpoint if given; anything with `save_pretrained`.
+        separator: token id that ends a document.
+        permanent: steps whose weights are kept for good (start, stage transitions, end); others go when superseded.
+    """
+
+    folder: Path
+    tokenizer: Any = None
+    separator: int | None = None
+    permanent: frozenset[int] = frozenset()
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of `step` is."""
+        return self.folder / f"step{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, ascending."""
+        found = (p.name.removeprefix("step") for p in self.folder.glob("step*") if p.is_dir())
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def resumable(self) -> list[int]:
+        """Steps whose checkpoint still has the trainer's state, ascending."""
+        return [step for step in self.steps() if (self.path(step) / _STATE).exists()]
+
+    def save(self, step: int, model: GPT2, state: dict[str, Any]) -> Path:
+        """Write the checkpoint of `step` and drop what it supersedes; the ones before it survive any failure here.
+
+        Raises:
+            InputError: the disk is full or not writable.
+        """
+        final = self.path(step)
+        temporary = self.folder / f".writing-step{step:06d}"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_folder(model, temporary, separator=self.separator)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(temporary)
+            torch.save(state, temporary / _STATE)
+            for path in temporary.iterdir():
+                sync(path)
+            sync(temporary)
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+            sync(self.folder)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            # torch.save reports a full disk as a RuntimeError of its zip writer.
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise InputError(
+                f"could not write the checkpoint of step {step} to {self.folder} ({reason}); {self._last_good()}; "
+                "free some space and run the same command to resume"
+            ) from error
+        self._prune()
+        return final
+
+    def _last_good(self) -> str:
+        steps = self.resumable()
+        return f"last good checkpoint: {self.path(steps[-1])}" if steps else "no earlier checkpoint exists"
+
+    def _prune(self) -> None:
+        for step in self.resumable()[:-_STATES_KEPT]:
+            if step in self.permanent:
+                (self.path(step) / _STATE).unlink()
+            else:
+                shutil.rmtree(self.path(step))
+
+    def load(self, step: int, model: GPT2) -> dict[str, Any]:
+        """Put the weights of `step` into `model` and return the trainer's state.
+
+        Raises:
+            InputError: the checkpoint is damaged; the message names it and the one to fall back on.
+        """
+        folder = self.path(step)
+        try:
+            weights = load_folder(folder).state_dict()
+            state = torch.load(folder / _STATE, weights_only=True)
+            model.load_state_dict(weights)
+        except (InputError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            earlier = [s for s in self.resumable() if s < step]
+            fallback = f"delete it to resume from step {earlier[-1]}" if earlier else "delete the run to start again"
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"checkpoint {folder} is damaged ({reason}); {fallback}") from error
+        return state

@@ -1,0 +1,80 @@
+"""Several processes under torchrun: one mask for all, batches sharded by rank, active gradients all-reduced.
+
+No wrapper: wrappers hang or fail when a bypassed layer gets no gradient. Since every rank draws the same mask, every
+rank lacks the same gradients, and only those that exist are averaged.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process's place among `world_size` equal ones."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of `value` over all ranks (a new tensor)."""
+        if self.world_size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world_size
+
+    def any(self, flag: bool, device: str) -> bool:
+        """Whether `flag` is set on any rank."""
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor(float(flag), device=device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value)
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Average, in one message, the gradients that exist; bypassed layers have none on any rank."""
+        if self.world_size == 1:
+            return
+        active = [p.grad for p in parameters if p.grad is not None]
+        joined = torch.cat([grad.flatten() for grad in active])
+        dist.all_reduce(joined)
+        joined /= self.world_size
+        for grad, part in zip(active, joined.split([grad.numel() for grad in active]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+    def wait(self) -> None:
+        """Wait for every rank."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def ranks_from_environment(device: str) -> Iterator[Ranks]:
+    """The ranks that torchrun set up, or a single process without it; the process group is closed on the way out."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Ranks()
+        return
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Ranks(rank=dist.get_rank(), world_size=dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: str) -> str:
+    """The device of this process: under torchrun, plain `cuda` becomes the card of its local rank."""
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return device

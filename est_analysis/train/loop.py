@@ -1,0 +1,314 @@
+"""The one training loop.
+
+It knows a model with `loss(tokens, labels, mask)`, a `Method` that gives the mask of a step, and batches that are a
+pure function of the step. Everything else it needs to continue after any interruption is in the newest checkpoint.
+"""
+
+import signal
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from est_analysis.data.batches import Batch, Batches
+from est_analysis.errors import InputError
+from est_analysis.methods import Method
+from est_analysis.models.gpt2 import GPT2
+from est_analysis.subnet.cost import TRAINING_FACTOR
+from est_analysis.subnet.mask import SubnetMask
+from est_analysis.train.allocator import keep_freed_memory
+from est_analysis.train.checkpoint import Checkpoints
+from est_analysis.train.distributed import Ranks
+from est_analysis.train.index_generator import IndexGenerator
+from est_analysis.train.optim import build_optimizer, learning_rate, set_learning_rate
+from est_analysis.train.progress import Display, display
+from est_analysis.train.rows import RowWriter, open_tracker
+from est_analysis.train.settings import Execution, Settings
+
+
+class Stopped(InputError):
+    """Training was interrupted by the user; its state is saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that one training run is made of.
+
+    Attributes:
+        run_id: name of the run in its rows.
+        folder: where rows and checkpoints go.
+        model: initialised, on the CPU; trained in place.
+        method: decides the mask of each step.
+        batches: training batches.
+        validation: fixed batches for the full model's loss.
+        settings: optimisation and measurement.
+        checkpoints: where and what to save.
+    """
+
+    run_id: str
+    folder: Path
+    model: GPT2
+    method: Method
+    batches: Batches
+    validation: Sequence[Batch]
+    settings: Settings
+    checkpoints: Checkpoints
+
+
+@dataclass
+class Progressed:
+    """What a run has done so far; goes into every checkpoint."""
+
+    step: int = 0
+    layer_flops: float = 0.0
+    total_flops: float = 0.0
+    losses: list[float] = field(default_factory=list)  # of the steps since the last row
+    active_layers: list[int] = field(default_factory=list)
+
+
+def train(job: Job, execution: Execution, ranks: Ranks | None = None) -> Path | None:
+    """Train `job`, continuing from its newest checkpoint if there is one.
+
+    Returns:
+        The final checkpoint's folder (None on ranks other than the first).
+
+    Raises:
+        Stopped: interrupted (Ctrl-C or SIGTERM); the state is saved.
+        InputError: the loss stopped being finite, the disk is full, or a checkpoint is damaged.
+    """
+    ranks = ranks or Ranks()
+    if execution.device == "cpu":
+        keep_freed_memory()
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    shown = execution.progress and ranks.main
+    with display(job.run_id, job.settings.steps, shown=shown) as screen, _stop_requests() as stop_requested:
+        trainer = _Trainer(job, execution, ranks, screen, stop_requested)
+        try:
+            return trainer.run()
+        finally:
+            trainer.close()
+
+
+class _Trainer:
+    def __init__(
+        self, job: Job, execution: Execution, ranks: Ranks, screen: Display, stop_requested: list[bool]
+    ) -> None:
+        self.job, self.execution, self.ranks = job, execution, ranks
+        self.settings, self.screen, self.stop_requested = job.settings, screen, stop_requested
+        self.model = job.model.to(execution.device)
+        self.optimizer = build_optimizer(self.model, self.settings)
+        self.parameters = list(self.model.parameters())
+        self.architecture = job.model.config.architecture(job.batches.seq_len)
+        self.done = Progressed()
+        self.pending: list[Tensor] = []  # losses still on the device
+        self.seconds: list[float] = []
+        self.window_start = time.perf_counter()
+        saved = job.checkpoints.resumable()
+        self.fresh = not saved
+        if saved:
+            self._restore(saved[-1])
+        ranks.wait()  # every rank has looked before the first one may save
+        self.rows = self._open_rows(last_step=saved[-1] if saved else -1) if ranks.main else None
+        if execution.compile:
+            for block in self.model.blocks:
+                block.compile()
+
+    def run(self) -> Path | None:
+        """Train to the last step."""
+        if self.fresh:
+            self._evaluate()
+            self._save()
+        first, last = self.done.step + 1, self.settings.steps
+        generator = IndexGenerator(
+            self.job.method, first, last, ahead=self.execution.masks_ahead, device=self.execution.device
+        )
+        self.window_start = time.perf_counter()
+        with generator as masks:
+            for step, mask in enumerate(masks, start=first):
+                self._step(step, mask)
+                self._after(step)
+        return self.job.checkpoints.path(last) if self.ranks.main else None
+
+    def close(self) -> None:
+        """Close the rows, whatever happened."""
+        if self.rows:
+            self.rows.close()
+
+    # One step ---------------------------------------------------------------------------------------------------------
+
+    def _step(self, step: int, mask: SubnetMask | None) -> None:
+        start = time.perf_counter()
+        set_learning_rate(self.optimizer, learning_rate(step, self.settings))
+        loss = self._gradients(step, mask)
+        self.ranks.average_gradients(self.parameters)
+        if self.settings.skipped_gradient == "zero":
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.pending.append(loss)
+        self.seconds.append(time.perf_counter() - start)
+        self._charge(step, mask)
+
+    def _gradients(self, step: int, mask: SubnetMask | None) -> Tensor:
+        tokens, labels = self.job.batches.batch(step - 1, rank=self.ranks.rank, world_size=self.ranks.world_size)
+        parts = self.settings.accumulation
+        total = torch.zeros((), device=self.execution.device)
+        for part_tokens, part_labels in zip(tokens.chunk(parts), labels.chunk(parts), strict=True):
+            part_tokens = part_tokens.to(self.execution.device, non_blocking=True)
+            part_labels = part_labels.to(self.execution.device, non_blocking=True)
+            with self._autocast():
+                loss = self.model.loss(part_tokens, part_labels, mask) / parts
+            loss.backward()
+            total += loss.detach()
+        return self.ranks.mean(total)
+
+    def _autocast(self):
+        if self.settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.execution.device).type, dtype=torch.bfloat16)
+
+    def _charge(self, step: int, mask: SubnetMask | None) -> None:
+        tokens = TRAINING_FACTOR * self.job.batches.batch_size * self.job.batches.seq_len
+        layers = self.architecture.mask_flops(mask)
+        self.done.step = step
+        self.done.layer_flops += tokens * layers
+        self.done.total_flops += tokens * (layers + self.architecture.head_flops)
+        self.done.active_layers.append(self.architecture.num_layers if mask is None else len(mask.active_layers))
+
+    # Between steps ----------------------------------------------------------------------------------------------------
+
+    def _after(self, step: int) -> None:
+        self.screen.advance(step)
+        boundary = step in self.job.method.schedule.transitions or step == self.settings.steps
+        save = boundary or step % self.settings.save_every == 0
+        evaluate = boundary or step % self.settings.eval_every == 0
+        if boundary or step % self.settings.log_every == 0:
+            self._log()
+        if evaluate:
+            self._evaluate()
+        stop = self.ranks.any(bool(self.stop_requested), self.execution.device)
+        if save or stop:
+            self._save()
+        if stop and step < self.settings.steps:
+            raise Stopped(
+                f"stopped at step {step} of {self.settings.steps}; everything is saved in {self.job.folder}, "
+                "run the same command to resume"
+            )
+
+    def _collect(self) -> None:
+        """Bring pending losses over from the device and stop if one is not finite."""
+        if not self.pending:
+            return
+        losses = torch.stack(self.pending).tolist()
+        self.pending.clear()
+        self.done.losses += losses
+        for offset, loss in enumerate(losses, start=self.done.step - len(losses) + 1):
+            if not abs(loss) < float("inf"):
+                saved = self.job.checkpoints.resumable()
+                good = f"; last good checkpoint: {self.job.checkpoints.path(saved[-1])}" if saved else ""
+                raise InputError(f"the loss is {loss} at step {offset}{good}; lower lr={self.settings.lr:g} or clip")
+
+    def _log(self) -> None:
+        self._collect()
+        done = self.done
+        if self.execution.device.startswith("cuda"):
+            # Kernels run behind the Python that queues them, so only the whole window has a true time.
+            torch.cuda.synchronize(self.execution.device)
+            seconds = (time.perf_counter() - self.window_start) / len(self.seconds)
+        else:
+            seconds = statistics.median(self.seconds)
+        values = {
+            "train_loss": statistics.fmean(done.losses),
+            "learning_rate": learning_rate(done.step, self.settings),
+            "stage": self.job.method.schedule.stage_at(done.step),
+            "active_layers": statistics.fmean(done.active_layers),
+            "step_seconds": seconds,
+            "layer_flops": done.layer_flops,
+            "total_flops": done.total_flops,
+        }
+        self._write(values)
+        done.losses.clear()
+        done.active_layers.clear()
+        self.seconds.clear()
+        self.window_start = time.perf_counter()
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        self._collect()
+        mine = self.job.validation[self.ranks.rank :: self.ranks.world_size]
+        total = torch.zeros(2, dtype=torch.float64, device=self.execution.device)
+        for tokens, labels in mine:
+            with self._autocast():
+                loss = self.model.loss(tokens.to(self.execution.device), labels.to(self.execution.device))
+            total += torch.stack([loss.double() * labels.numel(), loss.new_tensor(labels.numel()).double()])
+        summed = self.ranks.mean(total)
+        validation = float(summed[0] / summed[1])
+        self._write({"validation_loss": validation})
+        self.screen.note(f"validation loss {validation:.4f}")
+        self.window_start = time.perf_counter()
+
+    def _write(self, values: dict[str, float]) -> None:
+        if self.rows:
+            self.rows.write(self.done.step, values)
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self._collect()
+        if self.ranks.main:
+            self.rows.sync()
+            state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "done": vars(self.done)}
+            state["seconds"] = self.seconds
+            self.job.checkpoints.save(self.done.step, self.model, state)
+        self.ranks.wait()
+        self.window_start = time.perf_counter()
+
+    def _restore(self, step: int) -> None:
+        state = self.job.checkpoints.load(step, self.model)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = Progressed(**state["done"])
+        self.seconds = state["seconds"]
+        self.screen.note(f"resumed from step {step}")
+
+    def _open_rows(self, *, last_step: int) -> RowWriter:
+        self.job.folder.mkdir(parents=True, exist_ok=True)
+        return RowWriter(
+            self.job.folder / "rows.csv",
+            run_id=self.job.run_id,
+            seed=self.job.method.seed,
+            last_step=last_step,
+            tracker=open_tracker(self.execution.tracker, self.job.folder, self.job.run_id),
+        )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[bool]]:
+    """Turn Ctrl-C and SIGTERM into a request to stop after the current step; a second one stops at once."""
+    requests: list[bool] = []
+
+    def request(number: int, frame) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(True)
+
+    try:
+        old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals belong to somebody else
+        yield requests
+        return
+    try:
+        yield requests
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,50 @@
+"""AdamW as the papers use it, and the learning-rate schedule over the whole run.
+
+The learning rate is one schedule over all steps: neither EST nor RaPTr changes parameter shapes, so nothing is reset or
+warmed up again at a transition.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from est_analysis.train.settings import Settings
+
+_COSINE_FLOOR = 0.1
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Learning rate of step number `step` (from 1).
+
+    >>> settings = Settings(steps=10, lr=1.0, warmup=2)
+    >>> [round(learning_rate(s, settings), 3) for s in (1, 2, 3, 10)]
+    [0.5, 1.0, 1.0, 0.125]
+    """
+    if step <= settings.warmup:
+        return settings.lr * step / settings.warmup
+    progress = (step - 1 - settings.warmup) / (settings.steps - settings.warmup)
+    if settings.decay == "linear":
+        return settings.lr * (1 - progress)
+    if settings.decay == "cosine":
+        return settings.lr * (_COSINE_FLOOR + (1 - _COSINE_FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return settings.lr
+
+
+def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices and embeddings only."""
+    named = list(model.named_parameters())
+    plain = [p for name, p in named if name.endswith("bias") or "norm" in name]
+    held = {id(p) for p in plain}
+    decayed = [p for _, p in named if id(p) not in held]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the learning rate `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
