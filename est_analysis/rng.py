@@ -24,7 +24,8 @@ def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> 
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     True
     """
-    key = repr((int(seed), *names)).encode()
+    # int(): a numpy or torch integer names the same stream as the Python one.
+    key = repr((int(seed), *(name if isinstance(name, str) else int(name) for name in names))).encode()
     # 63 bits: manual_seed takes a signed 64-bit integer.
     digest = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
     return torch.Generator(device=device).manual_seed(digest)

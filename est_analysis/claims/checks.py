@@ -14,21 +14,33 @@ def final_loss_gap(frame: pd.DataFrame, method: str) -> Measured:
     return over_seeds(ours - theirs, unit="nats", detail=detail)
 
 
+def _excess_fall(loss: pd.Series, step: int) -> float:
+    """The loss of the window after `step` minus what the two windows up to `step` predict for it in a straight line.
+
+    Windows may differ in length, so the line runs through their centres.
+    """
+    ends = loss.index.to_numpy(dtype=float)
+    centres = (ends + np.concatenate([[0.0], ends[:-1]])) / 2
+    after = int(np.searchsorted(ends, step, side="right"))
+    if not 2 <= after < len(ends):
+        raise NotMeasured(f"too few windows of train_loss around the transition at step {step}")
+    older, before = loss.iloc[after - 2], loss.iloc[after - 1]
+    slope = (before - older) / (centres[after - 1] - centres[after - 2])
+    return float(loss.iloc[after] - before - slope * (centres[after] - centres[after - 1]))
+
+
 def transition_drop(frame: pd.DataFrame, method: str) -> Measured:
-    """Training loss in the window after a transition minus that before it: the mean over the transitions of a run."""
+    """How far the training loss falls below its own trend across a transition: the mean over a run's transitions.
+
+    The loss falls anyway while a model trains; only what exceeds that is a drop.
+    """
     losses, steps = runs_of(frame, method, "train_loss"), transitions(frame, method)
-    drops, trends = {}, {}
-    for seed in common_seeds(losses, steps):
-        loss = losses[seed]
-        change = loss.diff()  # each window minus the one before it
-        drops[seed] = {step: change[loss.index > step].iloc[0] for step in steps[seed] if (loss.index > step).any()}
-        trends[seed] = change.reindex(steps[seed]).mean()
+    drops = {
+        seed: {step: _excess_fall(losses[seed], step) for step in steps[seed]} for seed in common_seeds(losses, steps)
+    }
     per_seed = pd.DataFrame(drops).T
     each = ", ".join(f"{change:+.4f} at step {step}" for step, change in per_seed.mean().items())
-    detail = (
-        f"mean over seeds at each transition: {each}. The change over the window before them was "
-        f"{np.mean(list(trends.values())):+.4f} on average, which is the trend to subtract"
-    )
+    detail = f"mean over seeds at each transition, the trend before it subtracted: {each}"
     return over_seeds(per_seed.mean(axis=1), unit="nats", detail=detail)
 
 

@@ -168,7 +168,7 @@ _CLAIMS = (
         paper=_PAPER,
         locus="Section 5.1, Figure 2 (TinyLlama)",
         statement="The sampled subnetwork's training loss drops when EST enlarges the subnetwork.",
-        threshold="window after minus window before a transition, mean over the transitions of a run, below 0",
+        threshold="loss after a transition minus the line through the two windows before it, mean over a run, below 0",
         region=(-inf, 0.0),
         recipe="reproduce",
         check=partial(transition_drop, method="est"),

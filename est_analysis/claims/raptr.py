@@ -49,7 +49,7 @@ _CLAIMS = (
         paper=_PAPER,
         locus="discussion of the stage transitions (there BERT, here a causal model)",
         statement="The sampled subnetwork's training loss goes down when RaPTr enlarges the subnetwork.",
-        threshold="window after minus window before a transition, mean over the transitions of a run, below 0",
+        threshold="loss after a transition minus the line through the two windows before it, mean over a run, below 0",
         region=(-inf, 0.0),
         recipe="reproduce",
         check=partial(transition_drop, method="raptr"),

@@ -19,6 +19,11 @@ def train(
         str, typer.Option(help="tiny (200k parameters), mini (3M), small (20M) or gpt2 (124M).")
     ] = "tiny",
     corpus: Corpus = "python",
+    dataset_config: Annotated[
+        str, typer.Option(help="Configuration of an hf: dataset, such as wikitext-103-raw-v1.")
+    ] = "",
+    text_column: Annotated[str, typer.Option(help="Column of an hf: dataset that holds the text.")] = "text",
+    max_bytes: Annotated[int, typer.Option(help="Stop after this much text; 0 takes all of it.")] = 0,
     tokenizer: Annotated[str, typer.Option(help="bytes, bpe:SIZE, or a tokenizer's name or folder.")] = "bytes",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
     batch: Annotated[int, typer.Option(help="Sequences a step, over all ranks.")] = 32,
@@ -72,6 +77,9 @@ def train(
         schedule=schedule,
         output_scale=output_scale,
         corpus=corpus,
+        dataset_config=dataset_config,
+        text_column=text_column,
+        max_bytes=max_bytes,
         tokenizer=tokenizer,
         batch_size=batch,
         seq_len=seq_len,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from est_analysis.errors import InputError
@@ -25,11 +26,14 @@ def load_causal_model(folder: str | Path) -> nn.Module:
 
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation="eager", dtype=torch.float32, local_files_only=True
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation="eager", dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot load a causal model from {folder}: {str(error).splitlines()[0]}") from error
+    # transformers draws missing weights at random and only logs it: the trace would be that of another model.
+    for name in sorted(report["missing_keys"]):
+        raise InputError(f"{folder} lacks the weight '{name}'; it is incomplete or its config.json is another model's")
     return model.eval()
 
 

@@ -114,7 +114,7 @@ _REPRODUCE = Recipe(
         "smoke": Scale(
             preset="tiny",
             steps=16,
-            lr=4e-3,
+            lr=8e-3,
             seeds=1,
             batch_size=4,
             seq_len=32,
@@ -123,10 +123,11 @@ _REPRODUCE = Recipe(
             trace_sequences=1,
             cost="seconds; shows that the code runs, nothing else",
         ),
-        # The learning rate is the best of 1, 2, 4, 8e-3 for the baseline alone on a seed used for nothing else.
-        "quick": Scale(preset="tiny", steps=1100, lr=4e-3, seeds=3, cost="about ten minutes on two cores"),
+        # The learning rate was chosen on the baseline alone: the best of 1, 2, 4, 8, 16e-3 at 600 steps, on seed 100,
+        # which no run here uses.
+        "quick": Scale(preset="tiny", steps=1100, lr=8e-3, seeds=3, cost="about ten minutes on two cores"),
         "report": Scale(
-            preset="tiny", steps=6000, lr=4e-3, seeds=4, trace_pairs=512, cost="about an hour and a half on two cores"
+            preset="tiny", steps=6000, lr=8e-3, seeds=4, trace_pairs=512, cost="about an hour and a half on two cores"
         ),
         "gpu": Scale(
             preset="small",

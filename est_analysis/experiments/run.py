@@ -35,7 +35,13 @@ class FinishedRun:
 
 def prepare_data(spec: TrainSpec) -> TokenData:
     """The tokens of the spec's corpus, from the cache if they are there."""
-    return load_tokens(open_corpus(spec.corpus), spec.tokenizer)
+    corpus = open_corpus(
+        spec.corpus,
+        dataset_config=spec.dataset_config or None,
+        text_column=spec.text_column,
+        max_bytes=spec.max_bytes or None,
+    )
+    return load_tokens(corpus, spec.tokenizer)
 
 
 def num_parameters(spec: TrainSpec) -> int:
@@ -62,7 +68,7 @@ def run(
         data = prepare_data(spec)
         name = run_id(spec, data_hash=data.hash)
         folder = out or root / name
-        if not resume and folder.exists() and any(folder.iterdir()):
+        if not resume and ranks.main and folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder} already holds something and --no-resume was given; give another --out")
         if not ranks.main:
             ranks.wait()  # until the first rank holds the folder

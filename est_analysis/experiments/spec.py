@@ -25,6 +25,8 @@ class TrainSpec:
         schedule: a published schedule's name, stretched to the run's steps; empty for the method's own.
         output_scale: RaPTr's factor on kept layers.
         corpus: `python`, a path, or `hf:NAME`.
+        dataset_config, text_column: which part of a Hugging Face dataset; for other corpora as they are.
+        max_bytes: stop after this much text; 0 takes all of it.
         tokenizer: `bytes`, `bpe:SIZE`, or a tokenizer's name or folder.
         batch_size: sequences a step, over all ranks and micro-batches.
         seq_len: tokens a sequence.
@@ -39,6 +41,9 @@ class TrainSpec:
     schedule: str = ""
     output_scale: str = "none"
     corpus: str = "python"
+    dataset_config: str = ""
+    text_column: str = "text"
+    max_bytes: int = 0
     tokenizer: str = "bytes"
     batch_size: int = 32
     seq_len: int = 128

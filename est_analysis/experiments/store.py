@@ -22,6 +22,8 @@ from est_analysis.experiments.spec import TrainSpec, differing_fields
 from est_analysis.methods import find_method
 
 _FINISHED = "finished.json"
+# What a run that was killed at its very start may have left.
+_FIRST_FILES = frozenset((".lock", "env.json", ".env.json.writing", ".spec.json.writing"))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -81,12 +83,14 @@ def open_run(folder: Path, spec: TrainSpec, *, run_id: str) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder for the run")
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(f"another process is working in {folder}; wait for it or give another folder") from error
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}); give another folder") from error
     try:
         _check_same(folder, spec, run_id)
         yield
@@ -100,13 +104,13 @@ def _check_same(folder: Path, spec: TrainSpec, run_id: str) -> None:
         try:
             held = json.loads(path.read_text())
             held_fields, held_id = held["spec"], held["run_id"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged; give another folder for the run") from error
         if held_id != run_id:
             differences = differing_fields(held_fields, spec.fields())
             shown = "; ".join(differences) or "the corpus has other content, or another version wrote it"
             raise InputError(f"{folder} holds another run ({shown}); give another folder or the same settings")
-    elif any(child.name != ".lock" for child in folder.iterdir()):
+    elif any(child.name not in _FIRST_FILES for child in folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no run; give an empty or new folder")
     else:
         write_atomically(folder / "env.json", json.dumps(environment(), indent=1))
@@ -127,7 +131,7 @@ def collect(folders: Iterable[Path]) -> pd.DataFrame:
             raise InputError(f"{folder} holds no run; give a folder that `est train` or `est run` wrote")
         spec = json.loads((folder / "spec.json").read_text())["spec"]
         for path in sorted(folder.glob("*.csv")):
-            rows = pd.read_csv(path, float_precision="round_trip")
+            rows = pd.read_csv(path)
             schedule = spec["schedule"] or find_method(spec["method"]).default_schedule
             frames.append(rows.assign(method=spec["method"], schedule=schedule))
     columns = ["run_id", "method", "schedule", "seed", "step", "metric", "value"]

@@ -75,8 +75,9 @@ def run_all(sweep: Sweep) -> pd.DataFrame:
                 f"stopped; finished and unfinished runs are saved in {sweep.root}, run the same command to resume"
             ) from None
         except BaseException:
+            workers = list((pool._processes or {}).values())  # shutdown forgets them
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
+            for process in workers:
                 process.terminate()  # SIGTERM: the worker saves and ends
             raise
     return collect(sweep.root / name for name in names)

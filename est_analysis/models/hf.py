@@ -38,6 +38,14 @@ _TOP_NAMES = {
 }
 # Buffers of older checkpoints and the tied head: not weights of their own.
 _IGNORED_SUFFIXES = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+# The variant of GPT-2 that we compute; any other value of these would silently change the logits.
+_COMPUTED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+    "layer_norm_epsilon": 1e-5,
+}
 
 
 def to_hf_state(model: GPT2) -> dict[str, Tensor]:
@@ -128,12 +136,15 @@ def from_hf_config(theirs: dict, *, source: str) -> ModelConfig:
         raise InputError(f"{source} holds a '{family}' model; only gpt2 checkpoints can be loaded here")
     if theirs.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         raise InputError(f"{source} uses the activation '{theirs['activation_function']}'; only gelu_new is supported")
-    for switch in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-        if theirs.get(switch):
-            raise InputError(f"{source} sets {switch}, which our gpt2 does not compute")
+    for switch, value in _COMPUTED.items():
+        if theirs.get(switch, value) != value:
+            raise InputError(f"{source} sets {switch}={theirs[switch]}; our gpt2 computes only {switch}={value}")
     missing = [key for key in ("n_layer", "n_embd", "n_head", "vocab_size", "n_positions") if key not in theirs]
     if missing:
         raise InputError(f"{source}/config.json lacks {', '.join(missing)}; it is no complete gpt2 configuration")
+    for key in ("n_layer", "n_embd", "n_head", "vocab_size", "n_positions", "n_inner"):
+        if type(theirs.get(key)) is not int and (key, theirs.get(key)) != ("n_inner", None):
+            raise InputError(f"{source}/config.json has {key}={theirs[key]!r}; use a whole number")
     return ModelConfig(
         num_layers=theirs["n_layer"],
         hidden=theirs["n_embd"],
@@ -158,12 +169,24 @@ def save_folder(model: GPT2, folder: Path, *, separator: int | None = None) -> N
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
+def _read_object(path: Path) -> dict:
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); save or download it again") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} holds no JSON object; save or download it again")
+    return fields
+
+
 def _weight_files(folder: Path) -> Iterable[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / _INDEX).exists():
-        shards = json.loads((folder / _INDEX).read_text())["weight_map"].values()
-        return [folder / shard for shard in sorted(set(shards))]
+        shards = _read_object(folder / _INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise InputError(f"{folder / _INDEX} does not map weights to files; save or download it again")
+        return [folder / shard for shard in sorted(set(shards.values()))]
     raise InputError(f"{folder} has no {WEIGHTS}; give a complete Hugging Face checkpoint folder")
 
 
@@ -188,9 +211,5 @@ def load_folder(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> GP
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise InputError(f"{folder} is not a checkpoint folder: it has no config.json")
-    try:
-        fields = json.loads(config_path.read_text())
-    except ValueError as error:
-        raise InputError(f"{config_path} is not valid JSON ({error}); save or download it again") from error
-    model = GPT2(from_hf_config(fields, source=str(folder))).to(dtype)
+    model = GPT2(from_hf_config(_read_object(config_path), source=str(folder))).to(dtype)
     return load_hf_state(model, _read_weights(folder), source=str(folder))

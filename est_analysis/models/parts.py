@@ -7,6 +7,8 @@ nothing is copied at all.
 Shape letters: B sequences, T tokens, D hidden, H heads, K active heads, E width of a head, M MLP columns, V vocabulary.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -46,6 +48,40 @@ def scaled_projection(x: Tensor, weight: Tensor, bias: Tensor, scale: float) -> 
     return flat.view(*x.shape[:-1], weight.shape[1])
 
 
+class _TanhGELU(torch.autograd.Function):
+    """GELU's tanh form written as x sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3).
+
+    The same function to rounding: 1 + tanh(u/2) = 2 sigmoid(u). torch's CPU kernel evaluates tanh in both directions;
+    one sigmoid, kept for the backward, takes half its time.
+    """
+
+    slope = 2 * math.sqrt(2 / math.pi)
+    cubic = 0.044715 * slope
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        gate = torch.addcmul(x.new_tensor(_TanhGELU.slope), x, x, value=_TanhGELU.cubic).mul_(x).sigmoid_()
+        ctx.save_for_backward(x, gate)
+        return x * gate
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, gate = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody differentiates twice: torch's own derivative is differentiable
+            return torch.autograd.grad(F.gelu(x, approximate="tanh"), x, grad, create_graph=True)[0]
+        # d(x s(u))/dx = s + s (1 - s) x u'(x), built in one buffer.
+        slope = torch.addcmul(x.new_tensor(_TanhGELU.slope), x, x, value=3 * _TanhGELU.cubic).mul_(x)
+        slope.addcmul_(slope, gate, value=-1)
+        return torch.addcmul(gate, gate, slope, out=slope).mul_(grad)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in the tanh form of GPT-2 (`gelu_new`)."""
+    if x.device.type == "cpu" and x.requires_grad and not torch._C._are_functorch_transforms_active():
+        return _TanhGELU.apply(x)
+    return F.gelu(x, approximate="tanh")
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention over any subset of its heads (EST eqs. 2, 5)."""
 
@@ -64,7 +100,9 @@ class Attention(nn.Module):
         out_weight = select_rows(self.out_weight, mask.heads)
         num_active, _, head_dim, _ = qkv_weight.shape
         qkv = F.linear(x, qkv_weight.flatten(0, 2), qkv_bias.flatten())
-        query, key, value = qkv.view(*x.shape[:2], num_active, 3, head_dim).permute(3, 0, 2, 1, 4)  # (B, K, T, E) each
+        # Unbinding where the three lie keeps their gradient in the layout of `qkv`: one copy in the backward, not two.
+        parts = qkv.view(*x.shape[:2], num_active, 3, head_dim).unbind(3)
+        query, key, value = (part.transpose(1, 2) for part in parts)  # (B, K, T, E) each
         heads = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         joined = heads.transpose(1, 2).flatten(2)  # (B, T, K E)
         return scaled_projection(joined, out_weight.flatten(0, 1), self.out_bias, mask.head_scale)
@@ -85,7 +123,7 @@ class MLP(nn.Module):
         up_weight = select_rows(self.up_weight, mask.columns)
         up_bias = select_rows(self.up_bias, mask.columns)
         down_weight = select_rows(self.down_weight, mask.columns)
-        active = F.gelu(F.linear(x, up_weight, up_bias), approximate="tanh")
+        active = gelu(F.linear(x, up_weight, up_bias))
         return scaled_projection(active, down_weight, self.down_bias, mask.column_scale)
 
 

@@ -28,10 +28,11 @@ class ResidualNet(nn.Module):
         if min(num_inputs, hidden, num_layers, columns) < 1:
             raise InputError(f"a residual net of sizes {(num_inputs, hidden, num_layers, columns)} has an empty one")
         self.shape = StackShape(num_layers=num_layers, num_heads=0, mlp_columns=columns)
-        self.inputs = nn.Linear(num_inputs, hidden)
+        # Not initialised here: nn.Linear would draw from the global generator.
+        self.inputs = nn.utils.skip_init(nn.Linear, num_inputs, hidden)
         self.blocks = nn.ModuleList(Block(hidden, 0, columns) for _ in range(num_layers))
         self.final_norm = nn.LayerNorm(hidden)
-        self.output = nn.Linear(hidden, 1)
+        self.output = nn.utils.skip_init(nn.Linear, hidden, 1)
 
     def initialise(self, seed: int) -> "ResidualNet":
         """Weights N(0, 1/fan_in), biases 0, norms the identity; each from its own stream of `seed`."""

@@ -87,20 +87,19 @@ def bernoulli_keep_rate(mean_depth: float, num_layers: int, num_kept: int) -> fl
     >>> [round(bernoulli_keep_rate(n, 12, 2), 3) for n in (6, 8, 10, 12)]
     [0.4, 0.6, 0.8, 1.0]
     """
-    if num_kept >= num_layers:
-        return 1.0
-    rate = (mean_depth - num_kept) / (num_layers - num_kept)
-    if not -1e-9 <= rate <= 1 + 1e-9:
+    free = num_layers - num_kept
+    rate = min(max((mean_depth - num_kept) / free, 0.0), 1.0) if free else 1.0
+    if not math.isclose(num_kept + rate * free, mean_depth, rel_tol=1e-9):
         raise InputError(
             f"a mean depth of {mean_depth:g} of {num_layers} layers cannot be met with {num_kept} of them always kept; "
             f"use a depth from {num_kept} to {num_layers}"
         )
-    return min(max(rate, 0.0), 1.0)
+    return rate
 
 
 def _gaps(kept: list[int], num_layers: int) -> list[int]:
     """For each kept layer, the distance to the next kept one, or to the end of the stack."""
-    return [following - layer for layer, following in zip(kept, [*kept[1:], num_layers], strict=True)]
+    return [following - layer for layer, following in zip(kept, [*kept, num_layers][1:], strict=True)]
 
 
 def sample_bernoulli(

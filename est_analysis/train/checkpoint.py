@@ -7,12 +7,14 @@ by a stored pointer.
 """
 
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from est_analysis.errors import InputError
 from est_analysis.models.gpt2 import GPT2
@@ -20,6 +22,8 @@ from est_analysis.models.hf import load_folder, save_folder
 
 _STATE = "trainer.pt"
 _STATES_KEPT = 2
+# How torch.save names a failed write: there is no exception type for it.
+_FAILED_WRITE = ("PytorchStreamWriter", "inline_container")
 
 
 def sync(path: Path) -> None:
@@ -60,6 +64,11 @@ class Checkpoints:
         """Steps whose checkpoint still has the trainer's state, ascending."""
         return [step for step in self.steps() if (self.path(step) / _STATE).exists()]
 
+    def sweep(self) -> None:
+        """Delete what a kill left half-written or half-deleted; only the process that holds the run may."""
+        for left in self.folder.glob(".*-step*"):
+            shutil.rmtree(left, ignore_errors=True)
+
     def save(self, step: int, model: GPT2, state: dict[str, Any]) -> Path:
         """Write the checkpoint of `step` and drop what it supersedes; the ones before it survive any failure here.
 
@@ -79,15 +88,16 @@ class Checkpoints:
                 sync(path)
             sync(temporary)
             if final.exists():
-                shutil.rmtree(final)
+                self._remove(step)
             temporary.rename(final)
             sync(self.folder)
-        except (OSError, RuntimeError) as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            # torch.save reports a full disk as a RuntimeError of its zip writer.
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-                raise
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            if isinstance(error, RuntimeError):
+                if not any(name in str(error) for name in _FAILED_WRITE):
+                    raise
+                reason = "the disk is full or not writable"
             raise InputError(
                 f"could not write the checkpoint of step {step} to {self.folder} ({reason}); {self._last_good()}; "
                 "free some space and run the same command to resume"
@@ -104,7 +114,13 @@ class Checkpoints:
             if step in self.permanent:
                 (self.path(step) / _STATE).unlink()
             else:
-                shutil.rmtree(self.path(step))
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        # Renamed first: a kill half-way must not leave a part under a name that means complete.
+        leaving = self.folder / f".removing-step{step:06d}"
+        self.path(step).rename(leaving)
+        shutil.rmtree(leaving)
 
     def load(self, step: int, model: GPT2) -> dict[str, Any]:
         """Put the weights of `step` into `model` and return the trainer's state.
@@ -117,7 +133,7 @@ class Checkpoints:
             weights = load_folder(folder).state_dict()
             state = torch.load(folder / _STATE, weights_only=True)
             model.load_state_dict(weights)
-        except (InputError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             earlier = [s for s in self.resumable() if s < step]
             fallback = f"delete it to resume from step {earlier[-1]}" if earlier else "delete the run to start again"
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -4,6 +4,7 @@ It knows a model with `loss(tokens, labels, mask)`, a `Method` that gives the ma
 pure function of the step. Everything else it needs to continue after any interruption is in the newest checkpoint.
 """
 
+import math
 import signal
 import statistics
 import time
@@ -102,6 +103,11 @@ class _Trainer:
     ) -> None:
         self.job, self.execution, self.ranks = job, execution, ranks
         self.settings, self.screen, self.stop_requested = job.settings, screen, stop_requested
+        if job.batches.batch_size % (ranks.world_size * self.settings.accumulation):
+            raise InputError(
+                f"a batch of {job.batches.batch_size} does not divide into {ranks.world_size} processes of "
+                f"{self.settings.accumulation} micro-batches; use a multiple of their product"
+            )
         self.model = job.model.to(execution.device)
         self.optimizer = build_optimizer(self.model, self.settings)
         self.parameters = list(self.model.parameters())
@@ -110,6 +116,8 @@ class _Trainer:
         self.pending: list[Tensor] = []  # losses still on the device
         self.seconds: list[float] = []
         self.window_start = time.perf_counter()
+        if ranks.main:
+            job.checkpoints.sweep()
         saved = job.checkpoints.resumable()
         self.fresh = not saved
         if saved:
@@ -214,10 +222,15 @@ class _Trainer:
         self.pending.clear()
         self.done.losses += losses
         for offset, loss in enumerate(losses, start=self.done.step - len(losses) + 1):
-            if not abs(loss) < float("inf"):
-                saved = self.job.checkpoints.resumable()
-                good = f"; last good checkpoint: {self.job.checkpoints.path(saved[-1])}" if saved else ""
-                raise InputError(f"the loss is {loss} at step {offset}{good}; lower lr={self.settings.lr:g} or clip")
+            # The weights that gave the loss of a step are those the step before it left.
+            self._require_finite("loss", loss, step=offset, weights_of=offset - 1)
+
+    def _require_finite(self, name: str, loss: float, *, step: int, weights_of: int) -> None:
+        if math.isfinite(loss):
+            return
+        saved = [earlier for earlier in self.job.checkpoints.resumable() if earlier < weights_of]
+        good = f"; last good checkpoint: {self.job.checkpoints.path(saved[-1])}" if saved else ""
+        raise InputError(f"the {name} is {loss} at step {step}{good}; lower lr={self.settings.lr:g} or clip")
 
     def _log(self) -> None:
         self._collect()
@@ -254,6 +267,7 @@ class _Trainer:
             total += torch.stack([loss.double() * labels.numel(), loss.new_tensor(labels.numel()).double()])
         summed = self.ranks.mean(total)
         validation = float(summed[0] / summed[1])
+        self._require_finite("validation loss", validation, step=self.done.step, weights_of=self.done.step)
         self._write({"validation_loss": validation})
         self.screen.note(f"validation loss {validation:.4f}")
         self.window_start = time.perf_counter()

@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -70,33 +72,41 @@ class RowWriter:
         self._run_id, self._seed, self._tracker = run_id, seed, tracker
         kept = _rows_up_to(path, last_step)
         temporary = path.with_suffix(".writing")
-        temporary.write_text(_as_csv([COLUMNS, *kept]))
-        temporary.replace(path)
-        self._file = path.open("a", newline="")
+        with _failures_named(path):
+            temporary.write_text(_as_csv([COLUMNS, *kept]))
+            temporary.replace(path)
+            self._file = path.open("a", newline="")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one row a metric and flush."""
         # repr of a double round-trips exactly: the file carries the very numbers.
         lines = _as_csv([(self._run_id, self._seed, step, name, repr(float(v))) for name, v in values.items()])
-        try:
+        with _failures_named(self._file.name):
             self._file.write(lines)
             self._file.flush()
-        except OSError as error:
-            raise InputError(
-                f"could not write rows to {self._file.name} ({error.strerror}); free some space and run again"
-            ) from error
         if self._tracker:
             self._tracker.log(values, step)
 
     def sync(self) -> None:
         """Force what was written to disk."""
-        os.fsync(self._file.fileno())
+        with _failures_named(self._file.name):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file and the tracker."""
-        self._file.close()
+        # Every write was flushed, so this can only repeat a failure that was reported.
+        with suppress(OSError):
+            self._file.close()
         if self._tracker:
             self._tracker.finish()
+
+
+@contextmanager
+def _failures_named(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"could not write rows to {path} ({error.strerror}); free some space and run again") from error
 
 
 def _as_csv(rows: list[tuple]) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
+
 from est_analysis.errors import InputError, unknown_name
 
 Decay = Literal["linear", "cosine", "constant"]
@@ -94,3 +96,9 @@ class Execution:
         check_choice("logger", self.tracker, Tracker)
         if self.threads < 0 or self.masks_ahead < 0:
             raise InputError(f"threads={self.threads} and masks_ahead={self.masks_ahead} must be at least 0")
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError as error:
+            raise InputError(f"unknown device '{self.device}'; use cpu, cuda or cuda:NUMBER") from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device '{self.device}': torch sees no CUDA device here; use cpu")

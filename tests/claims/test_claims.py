@@ -258,3 +258,14 @@ def test_a_new_claim_is_one_value():
         check=lambda frame: Measured(effect=1.0, interval=(0.5, 1.5), unit="", seeds=3),
     )  # fmt: skip
     assert judge([claim], pd.DataFrame(columns=COLUMNS), "smoke")[0].verdict == "supported"
+
+
+def test_a_steady_trend_is_no_drop(frame):
+    """A loss that falls just as fast across a transition as before it must not count as dropping there."""
+    rows = picked(frame, "est", "train_loss")
+    ends = frame.loc[rows, "step"]
+    centres = (ends + ends.groupby(frame.loc[rows, "seed"]).shift(fill_value=0)) / 2  # the mean of a window sits there
+    frame.loc[rows, "value"] = 5 - 0.01 * centres
+    (verdict,) = judge([CLAIMS["est.transition-drop"]], frame, "quick")
+    assert verdict.verdict != "supported"
+    assert verdict.effect == pytest.approx(0.0, abs=1e-9)

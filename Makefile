@@ -1,0 +1,36 @@
+# Every target starts from nothing: it makes .venv and installs what constraints.txt pins.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: reproduce test lint notebooks figures bench clean
+
+reproduce: $(READY)  ## train baseline, EST and RaPTr on real text; writes reports/reproduce/report.html
+	$(BIN)/est reproduce
+
+test: lint  ## the default test lane
+	$(BIN)/python -m pytest -q -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+notebooks: $(READY)  ## execute every notebook from its .py source
+	set -e; for source in notebooks/*.py; do $(BIN)/jupytext --quiet --to ipynb --execute $$source; done
+
+figures: $(READY)  ## redraw every paper figure from the committed data
+	set -e; for script in paper_figures/*.py; do $(BIN)/python $$script; done
+
+bench: $(READY)  ## the benchmarks of the README; minutes
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; run: make PYTHON=python3.12")'
+	@echo "Setting up .venv (once, a minute or two)"
+	@$(PYTHON) -m venv .venv 2>/dev/null || { $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet .venv; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(READY)
+
+clean:
+	rm -rf .venv build *.egg-info

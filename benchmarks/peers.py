@@ -1,0 +1,68 @@
+"""The peers a training step is measured against: Hugging Face's GPT-2, and a loop as nanoGPT writes it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
+
+from est_analysis.models.config import ModelConfig
+from est_analysis.models.hf import hf_config
+
+
+class HuggingFace(nn.Module):
+    """`GPT2LMHeadModel` with its fused attention and its own loss."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        sizes = hf_config(config)
+        sizes._attn_implementation = "sdpa"
+        self.model = GPT2LMHeadModel(sizes).train()
+
+    def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        # Shifted labels are given as such, so that it computes exactly the loss that we do.
+        return self.model(tokens, labels=labels, shift_labels=labels, use_cache=False).loss
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-4, fused=True)  # the Trainer's default
+
+
+class _Block(nn.Module):
+    def __init__(self, hidden: int, heads: int, columns: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ln_1, self.ln_2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.attn, self.proj = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
+        self.fc, self.out = nn.Linear(hidden, columns), nn.Linear(columns, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, hidden = x.shape
+        parts = self.attn(self.ln_1(x)).split(hidden, dim=2)
+        query, key, value = (p.view(batch, length, self.heads, -1).transpose(1, 2) for p in parts)
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.proj(y.transpose(1, 2).contiguous().view(batch, length, hidden))
+        return x + self.out(F.gelu(self.fc(self.ln_2(x))))
+
+
+class PlainLoop(nn.Module):
+    """Linear layers, full logits, `F.cross_entropy`, AdamW unfused on CPU: the choices of nanoGPT's training script."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.hidden)
+        self.wpe = nn.Embedding(config.context_length, config.hidden)
+        self.blocks = nn.ModuleList(
+            _Block(config.hidden, config.num_heads, config.mlp_columns) for _ in range(config.num_layers)
+        )
+        self.ln_f = nn.LayerNorm(config.hidden)
+        self.head = nn.Linear(config.hidden, config.vocab_size, bias=False)
+        self.head.weight = self.wte.weight
+
+    def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        logits = self.head(self.ln_f(x))
+        return F.cross_entropy(logits.view(-1, logits.size(-1)), labels.view(-1))
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-4)

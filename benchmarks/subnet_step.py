@@ -1,0 +1,183 @@
+"""How much of the FLOPs saved is time saved, and how fast the full step is beside its peers.
+
+    python benchmarks/subnet_step.py [--shape tiny] [--rounds 7] [--threads 2]
+
+Every contestant takes one whole training step (forward, backward, clipping, optimizer) a round, in turn, in one
+process, so that the machine's moods hit all alike; medians over rounds, ratios in one run. All contestants profit from
+our allocator setting; what it is worth is measured apart, in two fresh processes.
+"""
+
+import argparse
+import itertools
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from peers import HuggingFace, PlainLoop
+
+from est_analysis.methods import build_method
+from est_analysis.models.config import ModelConfig, find_preset
+from est_analysis.models.gpt2 import GPT2
+from est_analysis.subnet.mask import SubnetMask
+from est_analysis.train.allocator import keep_freed_memory
+from est_analysis.train.index_generator import IndexGenerator
+from est_analysis.train.optim import build_optimizer
+from est_analysis.train.settings import Settings
+
+# name: vocabulary, sequences, tokens a sequence
+SHAPES = {"tiny": (256, 32, 128), "mini": (256, 16, 256), "gpt2": (50257, 4, 512)}
+STEPS = 1500
+STAGES = {"stage 1": 1, "stage 2": STEPS // 3, "full": STEPS}  # a step of each stage of gpt2-est
+
+
+class Contest:
+    """A model shape, a batch, and steps to time."""
+
+    def __init__(self, shape: str) -> None:
+        vocab, self.batch, self.seq_len = SHAPES[shape]
+        self.config: ModelConfig = find_preset(shape, vocab_size=vocab)
+        self.architecture = self.config.architecture(self.seq_len)
+        generator = torch.Generator().manual_seed(0)
+        data = torch.randint(vocab, (self.batch, self.seq_len + 1), generator=generator)
+        self.tokens, self.labels = data[:, :-1].contiguous(), data[:, 1:].contiguous()
+        self.method = build_method("est", shape=self.architecture.stack, total_steps=STEPS, seed=0)
+
+    def step(self, model, optimizer, mask: SubnetMask | None = None) -> None:
+        arguments = (self.tokens, self.labels) if mask is None else (self.tokens, self.labels, mask)
+        model.loss(*arguments).backward()
+        for parameter in model.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def ours(self) -> tuple[GPT2, torch.optim.Optimizer]:
+        model = GPT2(self.config).initialise(0)
+        return model, build_optimizer(model, Settings(steps=1, lr=1e-4))
+
+    def stage_steps(self) -> dict[str, Callable[[], None]]:
+        """Each stage with a fresh mask every step, drawn beforehand."""
+        model, optimizer = self.ours()
+
+        def stepper(first: int) -> Callable[[], None]:
+            masks = itertools.cycle([self.method.mask(first + i) if first < STEPS else None for i in range(16)])
+            return lambda: self.step(model, optimizer, next(masks))
+
+        return {f"ours, {name}": stepper(first) for name, first in STAGES.items()}
+
+    def peer_steps(self) -> dict[str, Callable[[], None]]:
+        steps = {}
+        for name, peer in (("GPT2LMHeadModel (sdpa)", HuggingFace), ("nanoGPT-style loop", PlainLoop)):
+            model = peer(self.config)
+            optimizer = model.optimizer()
+            steps[name] = lambda model=model, optimizer=optimizer: self.step(model, optimizer)
+        return steps
+
+    def flops(self, stage: str) -> float:
+        mask = self.method.mask(STAGES[stage]) if stage != "full" else None
+        return self.architecture.mask_flops(mask) + self.architecture.head_flops
+
+
+def time_in_turn(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every contestant in every round, after two rounds of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 2):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(contest: Contest, seconds: dict[str, list[float]]) -> None:
+    full = seconds["ours, full"]
+    print(f"{'contestant':26} {'median s':>9} {'min':>8} {'max':>8} {'speed-up':>9} {'FLOPs allow':>11} {'of it':>6}")
+    for name, times in seconds.items():
+        row = f"{name:26} {statistics.median(times):9.4f} {min(times):8.4f} {max(times):8.4f}"
+        # Round by round, so that a slow spell of the machine cancels.
+        ratio = statistics.median(a / b for a, b in zip(full, times, strict=True))
+        stage = name.removeprefix("ours, ")
+        if stage in STAGES:
+            allowed = contest.flops("full") / contest.flops(stage)
+            print(f"{row} {ratio:8.3f}x {allowed:10.3f}x {ratio / allowed:6.3f}")
+        else:
+            print(f"{row}   our full step is {1 / ratio:.3f}x as fast")
+
+
+def index_generator_cost(contest: Contest, rounds: int) -> None:
+    """The index generator's price: steps of stage 1 fed by its thread, against the same steps with masks at hand."""
+    model, optimizer = contest.ours()
+    count = 4 * rounds
+    at_hand = itertools.cycle([contest.method.mask(step) for step in range(1, count + 1)])
+    generator = IndexGenerator(contest.method, 1, count, ahead=8)
+    with generator as masks:
+        stream = iter(masks)
+        steps = {
+            "masks at hand": lambda: contest.step(model, optimizer, next(at_hand)),
+            "index generator": lambda: contest.step(model, optimizer, next(stream)),
+        }
+        seconds = time_in_turn(steps, count - 2)
+    ratio = statistics.median(seconds["index generator"]) / statistics.median(seconds["masks at hand"])
+    start = time.perf_counter()
+    for step in range(1, count + 1):
+        contest.method.mask(step)
+    drawing = (time.perf_counter() - start) / count
+    step_time = statistics.median(seconds["masks at hand"])
+    print(
+        f"index generator: {100 * (ratio - 1):+.2f} % on a stage-1 step of {step_time:.4f} s; drawing a mask inline "
+        f"would take {1e3 * drawing:.3f} ms ({100 * drawing / step_time:.2f} %)"
+    )
+
+
+def page_faults(arguments: argparse.Namespace) -> None:
+    """Full steps with and without freed memory kept, each in its own process."""
+    for keep in ("keep", "default"):
+        command = [sys.executable, __file__, "--shape", arguments.shape, "--threads", str(arguments.threads)]
+        print(subprocess.run([*command, "--faults", keep], capture_output=True, text=True, check=True).stdout.strip())
+
+
+def count_faults(contest: Contest, keep: bool, rounds: int) -> None:
+    if keep:
+        keep_freed_memory()
+    model, optimizer = contest.ours()
+    seconds = time_in_turn({"full": lambda: contest.step(model, optimizer)}, 2)["full"]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    seconds = time_in_turn({"full": lambda: contest.step(model, optimizer)}, rounds)["full"]
+    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / (rounds + 2)
+    label = "freed memory kept" if keep else "glibc's defaults"
+    print(f"{label:18} {statistics.median(seconds):.4f} s a full step, {faults:,.0f} page faults a step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default=None, help="one shape; all of them unless given")
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--faults", choices=("keep", "default"), default=None, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.faults:
+        return count_faults(Contest(arguments.shape), arguments.faults == "keep", 5)
+    for shape in [arguments.shape] if arguments.shape else SHAPES:
+        arguments.shape = shape
+        rounds = arguments.rounds or (7 if shape == "gpt2" else 25)
+        contest = Contest(shape)
+        print(
+            f"\n{shape}: {contest.config.num_layers} layers, d={contest.config.hidden}, "
+            f"{contest.config.num_heads} heads, vocabulary {contest.config.vocab_size}; {contest.batch} x "
+            f"{contest.seq_len} tokens; {arguments.threads} threads, torch {torch.__version__}, {rounds} rounds"
+        )
+        page_faults(arguments)
+        keep_freed_memory()
+        report(contest, time_in_turn({**contest.stage_steps(), **contest.peer_steps()}, rounds))
+        index_generator_cost(contest, rounds)
+
+
+if __name__ == "__main__":
+    main()

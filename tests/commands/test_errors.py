@@ -1,0 +1,134 @@
+"""Whatever a user can get wrong is one line on stderr and exit code 2."""
+
+import sys
+
+import pytest
+
+from est_analysis.models.config import PRESETS, ModelConfig
+
+TRAIN = [
+    (["--method", "ets"], "unknown method 'ets': did you mean 'est'? Known: est, full, raptr"),
+    (["--method", "zzz"], "unknown method 'zzz': Known: est, full, raptr"),
+    (["--schedule", "gpt2-ets"], "unknown schedule 'gpt2-ets': did you mean 'gpt2-est'? Known: bert-raptr-6-8-10-12, "),
+    (["--preset", "tinny"], "unknown preset 'tinny': did you mean 'tiny'? Known: gpt2, mini, odd, small, tiny"),
+    (["--family", "gpt"], "unknown family 'gpt': did you mean 'gpt2'? Known: gpt2"),
+    (["--corpus", "pyhton"], "unknown corpus 'pyhton': did you mean 'python'? Known: "),
+    (["--corpus", "no/such/text.txt"], "no file or folder 'no/such/text.txt'; give an existing path"),
+    (["--corpus", "empty.txt"], "file 'empty.txt' is empty; give a file with text"),
+    (["--corpus", "short.txt"], "corpus 'short.txt' is too short: it has no validation text; give more text"),
+    (["--corpus", "medium.txt"], "text of 23 tokens is shorter than one sequence; use seq_len <= 22 or more text"),
+    (["--corpus", "binary.txt"], "file 'binary.txt' is not UTF-8 text"),
+    (["--tokenizer", "byets"], "unknown tokenizer 'byets': did you mean 'bytes'? Known: "),
+    (["--tokenizer", "bpe:12"], "tokenizer 'bpe:12': the size must be a whole number >= 257"),
+    (["--decay", "linaer"], "unknown decay 'linaer': did you mean 'linear'? Known: constant, cosine, linear"),
+    (["--precision", "float16"], "unknown precision 'float16': did you mean 'bfloat16'? Known: bfloat16, float32"),
+    (["--skipped-gradient", "nil"], "unknown skipped gradient 'nil': "),
+    (["--logger", "wandbb"], "unknown logger 'wandbb': did you mean 'wandb'? Known: none, tensorboard, trackio, wandb"),
+    (["--method", "raptr", "--output-scale", "inv"], "unknown output scale 'inv': did you mean 'inv_p'? Known: "),
+    (["--output-scale", "inv_p"], "output scale 'inv_p' belongs to raptr; est has none"),
+    (["--method", "raptr", "--schedule", "gpt2-est"], "schedule 'gpt2-est' samples heads or MLP columns, raptr only "),
+    (["--preset", "odd"], "p_H=0.5 of 3 heads is 1.5 heads; use a multiple of 1/3 above 0"),
+    (["--seq-len", "257"], "seq_len=257 is longer than the context of 'tiny' (256 tokens)"),
+    (["--steps", "-5"], "steps=-5 must be at least 1"),
+    (["--steps", "0"], "steps=0 must be at least 1"),
+    (["--steps", "2"], "2 steps are too few for the 3 stages of 'gpt2-est'; use more steps"),
+    (["--warmup", "12"], "warmup=12 must be at least 0 and shorter than the 12 steps"),
+    (["--batch", "0"], "batch_size=0 must be at least 1"),
+    (["--accumulation", "3"], "a batch of 4 does not divide into 3 micro-batches"),
+    (["--lr", "0"], "lr=0 must be above 0"),
+    (["--lr", "nan"], "lr=nan must be above 0"),
+    (["--threads", "-1"], "threads=-1 and masks_ahead=8 must be at least 0"),
+    (["--device", "gpu"], "unknown device 'gpu'; use cpu, cuda or cuda:NUMBER"),
+    (["--out", "empty.txt"], "empty.txt is a file; give a folder for the run"),
+    (["--out", "empty.txt", "--no-resume"], "empty.txt is a file; give a folder for the run"),
+    (["--out", "empty.txt/below"], "cannot write to empty.txt/below (Not a directory); give another folder"),
+    (["--out", "other"], "other is not empty and holds no run; give an empty or new folder"),
+    (["--out", "other", "--no-resume"], "other already holds something and --no-resume was given; give another --out"),
+]
+
+
+@pytest.fixture
+def _things_to_trip_over(tmp_path, monkeypatch):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("a few\nwords\n")
+    (tmp_path / "medium.txt").write_text("some words\n" * 50)
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00" * 100)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    odd = ModelConfig(num_layers=4, hidden=12, num_heads=3, mlp_columns=8, vocab_size=1, context_length=256)
+    monkeypatch.setitem(PRESETS, "odd", odd)
+
+
+@pytest.mark.usefixtures("_things_to_trip_over")
+@pytest.mark.parametrize(("arguments", "message"), TRAIN, ids=[" ".join(arguments) for arguments, _ in TRAIN])
+def test_train(train, tmp_path, arguments, message):
+    error = train(*arguments).error
+    assert error.startswith(message)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "mine"
+
+
+OTHERS = [
+    ("run reprodcue", "unknown recipe 'reprodcue': did you mean 'reproduce'? Known: reproduce"),
+    ("run reproduce --scale smoek", "unknown scale 'smoek': did you mean 'smoke'? Known: gpu, quick, report, smoke"),
+    ("run reproduce --scale smoke --seeds 0", "seeds=0 must be at least 1"),
+    ("reproduce --scale smoke --seeds -1", "seeds=-1 must be at least 1"),
+    ("reproduce --scale fast", "unknown scale 'fast': "),
+    ("flops gpt2-ets", "unknown schedule 'gpt2-ets': did you mean 'gpt2-est'? Known: "),
+    ("flops gpt2-est --model gpt3", "unknown model 'gpt3': did you mean 'gpt2'? Known: bert-base, bert-large, gpt2, "),
+    ("flops gpt2-est --attention cuasal", "unknown attention 'cuasal': did you mean 'causal'? Known: causal, full"),
+    ("flops gpt2-est --seq-len -1", "seq_len=-1 must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), OTHERS, ids=[line for line, _ in OTHERS])
+def test_other_commands(est, line, message):
+    assert est(*line.split()).error.startswith(message)
+
+
+def test_reproduce_with_an_unknown_corpus(est):
+    result = est("reproduce", "--scale", "smoke", "--corpus", "pythn")
+    assert (result.code, result.out) == (2, "")
+    plan, error = result.err.splitlines()
+    assert plan.startswith("reproduce, smoke scale: 3 runs of 16 steps")
+    assert error.startswith("est: unknown corpus 'pythn': did you mean 'python'? Known: ")
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_a_logger_that_is_not_installed(train, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert train("--logger", name).error == f"the logger '{name}' is not installed; run: pip install {name}"
+
+
+def test_no_resume_on_a_used_folder(train):
+    assert train("--out", "run").code == 0
+    assert train("--out", "run", "--no-resume").error == (
+        "run already holds something and --no-resume was given; give another --out"
+    )
+
+
+def test_another_learning_rate_into_the_same_folder(train):
+    assert train("--out", "run", "--lr", "0.001").code == 0
+    assert train("--out", "run", "--lr", "0.002").error == (
+        "run holds another run (settings.lr: 0.001 -> 0.002); give another folder or the same settings"
+    )
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt"])
+def test_a_damaged_checkpoint(train, tmp_path, name):
+    assert train("--out", "run").code == 0
+    (tmp_path / "run" / "finished.json").unlink()
+    file = tmp_path / "run" / "checkpoints" / "step000012" / name
+    file.write_bytes(file.read_bytes()[:1000])
+    error = train("--out", "run").error
+    assert error.startswith("checkpoint run/checkpoints/step000012 is damaged (")
+    assert error.endswith("); delete it to resume from step 10")
+
+
+def test_a_rate_far_too_high(train):
+    result = train("--method", "full", "--lr", "1e30", "--warmup", "0", "--out", "run")
+    assert result.code == 2
+    assert result.out == ""
+    lines = [line for line in result.err.splitlines() if "  step " not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("est: the loss is ")
+    assert lines[0].endswith("at step 2; last good checkpoint: run/checkpoints/step000000; lower lr=1e+30 or clip")

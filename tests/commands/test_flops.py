@@ -1,0 +1,96 @@
+import json
+
+import pytest
+
+from est_analysis.models.config import PRESETS
+from est_analysis.subnet.cost import PUBLISHED_ARCHITECTURES
+from est_analysis.subnet.schedule import SCHEDULES
+
+# (paper_saving, true_saving in percent, ideal_speedup), by hand. GPT-2 at 1,024 tokens, FLOPs a token and layer over
+# d = 768: attention 8 d + 4 * 1024 = 10240, MLP 16 d = 12288; the head is 2 * 50257 once. All rates of gpt2-est halve
+# both, so stage 2 costs 1/2 and stage 1 (half of the layers) 1/4 of the layers:
+# 1 - (20/4 + 50/2 + 80) / 150 = 4/15 = 26.67 %; times 12 * 22528 / (12 * 22528 + 100514) = 0.7289: 19.44 %.
+PUBLISHED = {
+    "gpt2-est": (400 / 15, 100 * 4 / 15 * 270336 / 370850, 1 / (1 - 4 / 15 * 270336 / 370850)),
+    "gpt2-two-stage-b": (100 * 70 / 300, 100 * 70 / 300 * 270336 / 370850, None),
+    "bert-raptr-6-8-10-12": (25.0, None, None),
+    "full": (0.0, 0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("schedule", PUBLISHED)
+def test_published_numbers(est, schedule):
+    record = json.loads(est("flops", schedule, "--json").out)
+    found = (record["paper_saving"], record["true_saving"], record["ideal_speedup"])
+    for value, expected in zip(found, PUBLISHED[schedule], strict=True):
+        # Some tens of double-precision operations.
+        assert expected is None or value == pytest.approx(expected, rel=1e-13, abs=1e-12)
+
+
+def test_est_on_gpt2_to_the_digits_of_the_paper(est):
+    record = json.loads(est("flops", "gpt2-est", "--json").out)
+    assert round(record["paper_saving"], 2) == 26.67
+    assert round(record["true_saving"], 2) == 19.44
+    assert round(record["ideal_speedup"], 3) == 1.241
+    assert (record["schedule"], record["model"]) == ("gpt2-est", "gpt2")
+    assert [(stage["steps"], stage["rates"]) for stage in record["stages"]] == [
+        (20_000, {"heads": 0.5, "mlp": 0.5, "layers": 0.5}),
+        (50_000, {"heads": 0.5, "mlp": 0.5, "layers": 1}),
+        (80_000, {"heads": 1, "mlp": 1, "layers": 1}),
+    ]
+    assert [round(stage["paper_saving"], 10) for stage in record["stages"]] == [75, 50, 0]
+
+
+@pytest.mark.parametrize("model", [*PUBLISHED_ARCHITECTURES, *PRESETS])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_on_every_model(est, schedule, model):
+    record = json.loads(est("flops", schedule, "--model", model, "--json").out)
+    assert record["model"] == model
+    # Heads that are not sampled can only lower what is saved; the share of layers saved is the same for every stack.
+    assert 0 <= record["true_saving"] <= record["paper_saving"] < 100
+    assert record["ideal_speedup"] == pytest.approx(1 / (1 - record["true_saving"] / 100), rel=1e-13)
+    assert sum(stage["steps"] for stage in record["stages"]) == SCHEDULES[schedule].total_steps
+    steps = [stage["steps"] for stage in record["stages"]]
+    mean = sum(n * stage["true_saving"] for n, stage in zip(steps, record["stages"], strict=True)) / sum(steps)
+    assert record["true_saving"] == pytest.approx(mean, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "model"),
+    [
+        ("gpt2-est", "gpt2"),
+        ("tinyllama-est", "tinyllama"),
+        ("bert-raptr-6-8-10-12", "bert-base"),
+        ("ul2-raptr-12-16-20-24", "bert-large"),
+        ("table1", "gpt2"),
+    ],
+)
+def test_a_schedule_comes_with_the_model_it_was_made_for(est, schedule, model):
+    assert json.loads(est("flops", schedule, "--json").out)["model"] == model
+
+
+def test_shorter_sequences_and_causal_attention_change_the_cost(est):
+    base, short, causal = (
+        json.loads(est("flops", "gpt2-est", "--json", *more).out)
+        for more in ((), ("--seq-len", "128"), ("--attention", "causal"))
+    )
+    assert short["architecture"]["seq_len"] == 128
+    assert causal["architecture"]["attention"] == "causal"
+    # Layers weigh less against the head, so less of the whole is saved; by the paper's count it is the same.
+    assert short["true_saving"] < causal["true_saving"] < base["true_saving"]
+    for other in (short, causal):
+        assert other["paper_saving"] == pytest.approx(base["paper_saving"], rel=1e-13)
+
+
+def test_a_table_for_a_person(est):
+    out = est("flops", "gpt2-est").out
+    for words in ("26.7 %", "19.4 %", "1.241x", "75.0 %", "EST 4.1", "The paper counts layers only (1.36x"):
+        assert words in out
+
+
+def test_list(est):
+    listed = json.loads(est("flops", "list", "--json").out)
+    assert list(listed) == list(SCHEDULES)
+    assert listed["gpt2-est"]["spans"][0] == {"steps": 20_000, "rates": {"heads": 0.5, "mlp": 0.5, "layers": 0.5}}
+    out = est("flops", "list").out
+    assert all(name in out for name in SCHEDULES)

@@ -1,0 +1,44 @@
+"""`est run reproduce` from nothing to a report, and again from what it kept."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from est_analysis.claims.registry import CLAIMS
+
+
+@pytest.fixture
+def reproduce(est, shared):
+    fixed = ["--scale", "smoke", "--workers", "1", "--runs", "runs", "--out", "report", "--corpus", shared / "text.txt"]
+    return lambda *more: est("run", "reproduce", *fixed, *more)
+
+
+def test_smoke_from_nothing_and_again(reproduce, tmp_path):
+    first = reproduce("--json")
+    assert first.code == 0, first.err
+    record = json.loads(first.out)
+    assert (record["scale"], record["recipe"], record["seeds"]) == ("smoke", "reproduce", [0])
+    assert [claim["id"] for claim in record["claims"]] == list(CLAIMS)
+    assert {claim["scale"] for claim in record["claims"]} == {"smoke"}
+    report = tmp_path / "report"
+    assert record["report"] == "report/report.html"
+    html, markdown = ((report / name).read_text() for name in ("report.html", "report.md"))
+    for claim in CLAIMS:
+        assert claim in html
+        assert claim in markdown
+    assert len(pd.read_csv(report / "claims.csv")) == len(CLAIMS)
+    assert list(report.rglob("*.png")) or list(report.rglob("*.svg"))
+    rows = pd.read_csv(report / "rows.csv")
+    assert set(rows["method"]) == {"full", "est", "raptr"}
+    assert {"train_loss", "validation_loss", "hessian_trace", "step_seconds"} <= set(rows["metric"])
+    assert rows.groupby("method")["step"].max().tolist() == [16, 16, 16]
+    folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert [name.partition("-")[0] for name in folders] == ["est", "full", "raptr"]
+
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.*") if path.is_file()}
+    second = reproduce()
+    assert second.code == 0, second.err
+    assert "Report: report/report.html" in second.out
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.*") if path.is_file()}
+    pd.testing.assert_frame_equal(pd.read_csv(report / "rows.csv"), rows)  # times included: nothing was run

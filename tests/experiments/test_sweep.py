@@ -1,0 +1,127 @@
+import multiprocessing
+import os
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+from est_analysis.errors import InputError
+from est_analysis.experiments import sweep as module
+from est_analysis.experiments.recipes import RECIPES, Scale, find_recipe
+from est_analysis.experiments.run import run
+from est_analysis.experiments.sweep import Sweep, run_all
+
+SCALE = Scale(preset="tiny", steps=4, lr=1e-3, seeds=1, cost="none", trace_pairs=2, trace_sequences=1)
+
+
+def fail_or_wait(spec, sweep):
+    """Seed 0 fails at once; others wait, and note when they are asked to stop."""
+    note = sweep.root / f"stopped-{spec.seed}"
+    if spec.seed == 0:
+        while not (sweep.root / "started").exists():
+            time.sleep(0.01)
+        raise InputError("the loss is nan at step 3")
+
+    def stopped(number, frame):
+        note.touch()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, stopped)
+    (sweep.root / "started").touch()
+    time.sleep(60)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Workers by fork, quick to start; fine for work that does not compute."""
+    monkeypatch.setattr(module, "get_context", lambda _: multiprocessing.get_context("fork"))
+
+
+def wait_for(path, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return path.exists()
+
+
+def test_when_one_run_fails_the_others_save_and_stop(spec, changed, tmp_path, monkeypatch, forked):
+    monkeypatch.setattr(module, "_run_one", fail_or_wait)
+    specs = [changed(spec, seed=seed) for seed in (0, 1)]
+    start = time.monotonic()
+    with pytest.raises(InputError, match="the loss is nan at step 3"):
+        run_all(Sweep(specs=specs, scale=SCALE, root=tmp_path, workers=2))
+    assert wait_for(tmp_path / "stopped-1"), "the other worker was left running"
+    assert time.monotonic() - start < 20
+
+
+def test_workers_end_when_their_parent_is_killed(spec, changed, tmp_path, monkeypatch, forked):
+    monkeypatch.setattr(module, "_run_one", fail_or_wait)
+    plan = Sweep(specs=[changed(spec, seed=1)], scale=SCALE, root=tmp_path, workers=1)
+    parent = multiprocessing.get_context("fork").Process(target=run_all, args=(plan,))
+    parent.start()
+    assert wait_for(tmp_path / "started")
+    parent.kill()
+    parent.join()
+    assert wait_for(tmp_path / "stopped-1"), "the worker outlived its parent"
+
+
+def test_the_trace_is_measured_once(spec, quiet, tmp_path):
+    result = run(spec, quiet, root=tmp_path)
+    arguments = (spec, SCALE, result.run_id, result.folder, result.checkpoint)
+    module._measure_trace(*arguments)
+    frame = pd.read_csv(result.folder / "trace.csv")
+    values = frame.set_index("metric")["value"]
+    assert list(frame.columns) == ["run_id", "seed", "step", "metric", "value"]
+    assert set(frame["step"]) == {4}
+    assert values["hessian_trace_pairs"] == 2
+    assert values["hessian_trace_stderr"] > 0
+    before = (result.folder / "trace.csv").stat().st_mtime_ns
+    module._measure_trace(*arguments)
+    assert (result.folder / "trace.csv").stat().st_mtime_ns == before
+    (result.folder / "trace.json").unlink()  # killed between the two files
+    module._measure_trace(*arguments)
+    again = pd.read_csv(result.folder / "trace.csv").set_index("metric")["value"]
+    assert again["hessian_trace"] == values["hessian_trace"]
+
+
+@pytest.mark.parametrize(("cpus", "workers", "threads"), [(8, 2, 4), (2, 2, 1), (1, 4, 1)])
+def test_workers_share_the_cpus(monkeypatch, tmp_path, cpus, workers, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    assert Sweep(specs=[], scale=SCALE, root=tmp_path, workers=workers).execution.threads == threads
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [("", 0), ("run_id,seed,step,metric,value\n", 0), ("h\nr,0,12,a,1\n", 12), ("h\nr,0,12,a,1\nr,0,13,a", 12)],
+)
+def test_progress_reads_the_last_complete_row(tmp_path, text, step):
+    (tmp_path / "rows.csv").write_text(text)
+    assert module._last_step(tmp_path / "rows.csv") == step
+    assert module._last_step(tmp_path / "absent.csv") == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_scale_of_every_recipe_is_a_valid_plan(name):
+    recipe = find_recipe(name)
+    assert {"smoke", "quick", "report"} <= set(recipe.scales)
+    for scale in recipe.scales.values():
+        specs = recipe.specs(scale, corpus="python")
+        assert len(specs) == scale.seeds * len(recipe.methods)
+        assert [spec.method for spec in specs[: len(recipe.methods)]] == list(recipe.methods)
+        assert sorted({spec.seed for spec in specs}) == list(range(scale.seeds))
+        assert len(recipe.specs(scale, corpus="python", seeds=7)) == 7 * len(recipe.methods)
+
+
+@pytest.mark.parametrize("seeds", [0, -1])
+def test_no_seeds(seeds):
+    recipe = find_recipe("reproduce")
+    with pytest.raises(InputError, match=f"seeds={seeds} must be at least 1"):
+        recipe.specs(recipe.scale("smoke"), corpus="python", seeds=seeds)
+
+
+def test_unknown_recipe_and_scale():
+    with pytest.raises(InputError, match="unknown recipe 'reprodcue': did you mean 'reproduce'"):
+        find_recipe("reprodcue")
+    with pytest.raises(InputError, match=r"unknown scale 'smok': did you mean 'smoke'\? Known: gpu, quick"):
+        find_recipe("reproduce").scale("smok")

@@ -1,0 +1,209 @@
+"""What every training method promises, discovered over `METHODS`: a new method is tested by being registered."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from est_analysis.errors import InputError
+from est_analysis.methods import METHODS, build_method, find_method
+from est_analysis.methods.method import Method
+from est_analysis.subnet.mask import StackShape, SubnetMask
+from est_analysis.subnet.sample import sample_bernoulli, sample_fixed_size
+from est_analysis.subnet.schedule import SCHEDULES, Rates, Schedule, Stage, find_schedule
+
+SHAPE = StackShape(num_layers=6, num_heads=4, mlp_columns=8)
+STEPS = 60
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def _build(name, **changes):
+    return build_method(name, **{"shape": SHAPE, "total_steps": STEPS, "seed": 0} | changes)
+
+
+def _key(mask):
+    """A mask as a comparable value."""
+    if mask is None:
+        return None
+
+    def layer_key(layer):
+        axes = (layer.heads, layer.columns)
+        return (*(axis if axis is None else tuple(axis.tolist()) for axis in axes), *_scales(layer))
+
+    return tuple(layer and layer_key(layer) for layer in mask.layers)
+
+
+def _scales(layer):
+    return (layer.head_scale, layer.column_scale, layer.scale)
+
+
+def _constant(method, rates, **changes):
+    """The method held at one stage's rates."""
+    schedule = Schedule(name="constant", source="test", stages=(Stage(until=10_000, rates=rates),))
+    return replace(method, schedule=schedule, **changes)
+
+
+@every_method
+def test_has_a_published_default_schedule_and_a_card(name):
+    assert METHODS[name].default_schedule in SCHEDULES
+    assert issubclass(METHODS[name], Method)
+    card = __import__(METHODS[name].__module__, fromlist=["x"]).__doc__
+    assert "Source:" in card
+    assert "Cost:" in card
+
+
+@every_method
+def test_the_mask_is_a_pure_function_of_seed_and_step(name):
+    first = _build(name)
+    forward = [_key(first.mask(step)) for step in range(1, STEPS + 1)]
+    assert [_key(first.mask(step)) for step in range(1, STEPS + 1)] == forward, "called twice"
+    torch.manual_seed(123)
+    resumed = _build(name)
+    assert [_key(resumed.mask(step)) for step in range(STEPS, 0, -1)][::-1] == forward, "called backwards, elsewhere"
+
+
+@every_method
+def test_sampling_methods_differ_by_step_and_seed(name):
+    masks = [[_key(_build(name, seed=seed).mask(step)) for step in range(1, 8)] for seed in (0, 1)]
+    if name != "full":
+        assert len(set(masks[0])) > 1
+        assert masks[0] != masks[1]
+
+
+@every_method
+def test_global_rng_is_untouched(name):
+    before = torch.get_rng_state()
+    method = _build(name)
+    for step in range(1, STEPS + 1):
+        method.mask(step)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_method
+def test_full_stages_and_only_they_give_no_mask(name):
+    method = _build(name)
+    for step in range(1, STEPS + 5):
+        rates = method.schedule.spans[method.schedule.stage_at(step)][1]
+        assert (method.mask(step) is None) == rates.full
+
+
+@every_method
+def test_masks_fit_the_shape(name):
+    method = _build(name)
+    for mask in filter(None, map(method.mask, range(1, STEPS + 1))):
+        assert isinstance(mask, SubnetMask)
+        assert len(mask.layers) == SHAPE.num_layers
+        for layer in filter(None, mask.layers):
+            for index, total in ((layer.heads, SHAPE.num_heads), (layer.columns, SHAPE.mlp_columns)):
+                assert index is None or index.tolist() == sorted(set(index.tolist()) & set(range(total)))
+
+
+def _sizes(mask):
+    """(active layers, mean active heads and columns of an active layer)."""
+    layers = [layer for layer in mask.layers if layer]
+    heads = [SHAPE.num_heads if layer.heads is None else len(layer.heads) for layer in layers]
+    columns = [SHAPE.mlp_columns if layer.columns is None else len(layer.columns) for layer in layers]
+    return len(layers), sum(heads) / len(layers), sum(columns) / len(layers)
+
+
+def _agrees_with_rates(masks, rates):
+    """Heads and columns exactly, layers in the mean.
+
+    Any law of independent or fixed-size layers has a depth of variance at most L/4: 4.5 standard errors of that.
+    """
+    depths, heads, columns = zip(*map(_sizes, masks), strict=True)
+    error = 4.5 * math.sqrt(SHAPE.num_layers / 4 / len(masks))
+    return (
+        abs(sum(depths) / len(depths) - rates.layers * SHAPE.num_layers) < error
+        and set(heads) == {rates.heads * SHAPE.num_heads}
+        and set(columns) == {rates.mlp * SHAPE.mlp_columns}
+    )
+
+
+@every_method
+def test_active_counts_match_the_rates_of_every_stage(name):
+    method = _build(name)
+    for _, rates in method.schedule.spans:
+        if not rates.full:
+            held = _constant(method, rates)
+            masks = [held.mask(step) for step in range(1, 401)]
+            assert _agrees_with_rates(masks, rates)
+            # Planted: rates that ask for half a layer less are told apart.
+            off = replace(rates, layers=rates.layers - 0.5 / SHAPE.num_layers)
+            assert not _agrees_with_rates(masks, off)
+
+
+def test_est_sizes_are_exact_at_every_step():
+    held = _constant(_build("est"), Rates(heads=0.25, mlp=0.5, layers=1 / 3))
+    assert {_sizes(held.mask(step)) for step in range(1, 200)} == {(2, 1, 4)}
+
+
+def test_raptr_always_keeps_the_first_and_the_last_layer():
+    held = _constant(_build("raptr"), Rates(layers=0.5))
+    actives = [held.mask(step).active_layers for step in range(1, 200)]
+    assert all({0, 5} <= set(active) for active in actives)
+    assert len({len(active) for active in actives}) > 1, "depth is random, not fixed"
+
+
+@pytest.mark.parametrize("scale", ["none", "sqrt_gap", "inv_p", "linear_gap"])
+def test_methods_draw_the_samplers_law_from_the_named_stream(scale):
+    rates = Rates(layers=0.5)
+    raptr, est = _constant(_build("raptr", output_scale=scale), rates), _constant(_build("est"), rates)
+    for step in (1, 2, 77):
+        expected = sample_bernoulli(SHAPE, 3, always_kept={0, 5}, scale=scale, generator=raptr.generator(step))
+        assert _key(raptr.mask(step)) == _key(expected)
+        assert _key(est.mask(step)) == _key(sample_fixed_size(SHAPE, rates, generator=est.generator(step)))
+
+
+def test_full_ignores_any_schedule():
+    method = _build("full", schedule="gpt2-est")
+    assert {_key(method.mask(step)) for step in range(1, STEPS)} <= {None, _key(SubnetMask.full(6))}
+
+
+def test_the_schedule_is_stretched_to_the_run():
+    method = _build("est", total_steps=150)
+    assert method.schedule == find_schedule("gpt2-est").rescaled(150)
+    sizes = {step: _sizes(method.mask(step)) for step in (1, 20, 21, 70)}
+    assert sizes == {1: (3, 2, 4), 20: (3, 2, 4), 21: (6, 2, 4), 70: (6, 2, 4)}
+    assert method.mask(71) is None
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("ets", {}, "unknown method 'ets': did you mean 'est'"),
+        ("est", {"schedule": "gpt3-est"}, "unknown schedule 'gpt3-est': did you mean 'gpt2-est'"),
+        ("est", {"shape": replace(SHAPE, num_layers=5)}, "p_L=0.5 of 5 layers is 2.5 layers; use a multiple of 1/5"),
+        ("est", {"shape": replace(SHAPE, num_heads=3)}, "p_H=0.5 of 3 heads is 1.5 heads; use a multiple of 1/3"),
+        ("est", {"shape": replace(SHAPE, mlp_columns=7)}, "p_M=0.5 of 7 MLP columns is 3.5 MLP columns"),
+        ("est", {"total_steps": 2}, "2 steps are too few for the 3 stages of 'gpt2-est'"),
+        ("est", {"output_scale": "sqrt_gap"}, "output scale 'sqrt_gap' belongs to raptr; est has none"),
+        ("full", {"output_scale": "inv_p"}, "output scale 'inv_p' belongs to raptr; full has none"),
+        ("raptr", {"output_scale": "cubic"}, "unknown output scale 'cubic'"),
+        ("raptr", {"schedule": "gpt2-est"}, "schedule 'gpt2-est' samples heads or MLP columns, raptr only layers"),
+        ("raptr", {"schedule": "gpt2-three-stage"}, "samples heads or MLP columns, raptr only layers"),
+        ("raptr", {"shape": replace(SHAPE, num_layers=3)}, "a mean depth of 1.5 of 3 layers cannot be met with 2"),
+        ("raptr", {"shape": replace(SHAPE, num_layers=2)}, "a mean depth of 1 of 2 layers cannot be met with 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(name, changes, message):
+    with pytest.raises(InputError) as caught:
+        _build(name, **changes)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_check_looks_at_every_stage():
+    stages = (Stage(until=1, rates=Rates(heads=0.5)), Stage(until=2, rates=Rates(heads=0.7)))
+    method = METHODS["est"](shape=SHAPE, schedule=Schedule(name="s", source="t", stages=stages), seed=0)
+    with pytest.raises(InputError, match=r"p_H=0\.7 of 4 heads is 2\.8 heads"):
+        method.check()
+
+
+@every_method
+def test_find_method(name):
+    assert find_method(name) is METHODS[name]

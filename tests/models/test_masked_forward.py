@@ -1,0 +1,203 @@
+"""A sampled forward gathers what is active; it must equal the dense computation with the rest multiplied by zero."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from est_analysis.errors import InputError
+from est_analysis.models.parts import run_stack
+from est_analysis.rng import stream
+from est_analysis.subnet.mask import LayerMask, StackShape, SubnetMask
+from est_analysis.subnet.sample import sample_bernoulli, sample_fixed_size
+from est_analysis.subnet.schedule import Rates
+
+SHAPE = StackShape(num_layers=4, num_heads=3, mlp_columns=10)
+# Activations of order 1 to 10 through 4 layers of sums of at most 17 products in float64: rounding below 1e-13.
+EXACT = {"atol": 1e-12, "rtol": 1e-12}
+GPT2_EPSILON = 1e-5
+
+
+def _est(seed, **rates):
+    return sample_fixed_size(SHAPE, Rates(**rates), generator=stream(seed, "mask"))
+
+
+def _raptr(seed, scale):
+    return sample_bernoulli(SHAPE, 3, always_kept={0}, scale=scale, generator=stream(seed, "mask"))
+
+
+def _one(**layer):
+    """Layer 1 sampled by hand, the others full."""
+    return SubnetMask(layers=(LayerMask(), LayerMask(**layer), LayerMask(), LayerMask()))
+
+
+MASKS = {
+    "all full": SubnetMask.full(4),
+    "one head": _one(heads=torch.tensor([2]), head_scale=3.0),
+    "two heads, odd scale": _one(heads=torch.tensor([0, 2]), head_scale=0.7),
+    "one column": _one(columns=torch.tensor([4]), column_scale=10.0),
+    "columns": _one(columns=torch.tensor([0, 3, 9]), column_scale=1.3),
+    "scales without sampling": _one(head_scale=0.5, column_scale=2.0),
+    "layer scale": _one(scale=1.7),
+    "layer scale and sampling": _one(heads=torch.tensor([1]), columns=torch.tensor([5, 6]), head_scale=2.0, scale=0.4),
+    "first bypassed": SubnetMask(layers=(None, LayerMask(), LayerMask(), LayerMask())),
+    "last bypassed": SubnetMask(layers=(LayerMask(), LayerMask(), LayerMask(), None)),
+    "all bypassed": SubnetMask(layers=(None,) * 4),
+    "est thirds": _est(0, heads=1 / 3, mlp=0.2, layers=0.5),
+    "est practical": _est(1, heads=2 / 3, mlp=0.5),
+    "raptr": _raptr(0, "none"),
+    "raptr inv_p": _raptr(1, "inv_p"),
+    "raptr sqrt_gap": _raptr(2, "sqrt_gap"),
+    "raptr linear_gap": _raptr(3, "linear_gap"),
+}
+
+
+def _switch(index, length, scale):
+    """The scale where active, zero elsewhere."""
+    switch = torch.zeros(length, dtype=torch.float64)
+    switch[slice(None) if index is None else index] = scale
+    return switch
+
+
+def _norm(x, norm):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + GPT2_EPSILON).sqrt() * norm.weight + norm.bias
+
+
+def _dense_attention(x, part, switch):
+    q, k, v = torch.einsum("btd,hced->cbhte", x, part.qkv_weight) + part.qkv_bias.transpose(0, 1)[:, None, :, None]
+    scores = torch.einsum("bhte,bhse->bhts", q, k) / q.shape[-1] ** 0.5
+    causal = torch.ones(x.shape[1], x.shape[1]).tril().bool()
+    weights = scores.masked_fill(~causal, float("-inf")).softmax(-1)
+    heads = torch.einsum("bhts,bhse->bhte", weights, v) * switch[:, None, None]
+    return torch.einsum("bhte,hed->btd", heads, part.out_weight) + part.out_bias
+
+
+def _dense_mlp(x, part, switch):
+    z = x @ part.up_weight.T + part.up_bias
+    active = 0.5 * z * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3))) * switch
+    return active @ part.down_weight + part.down_bias
+
+
+def _dense_block(x, block, layer):
+    heads = _switch(layer.heads, SHAPE.num_heads, layer.head_scale)
+    columns = _switch(layer.columns, SHAPE.mlp_columns, layer.column_scale)
+    y = x + _dense_attention(_norm(x, block.attention_norm), block.attention, heads)
+    return y + _dense_mlp(_norm(y, block.mlp_norm), block.mlp, columns)
+
+
+def _dense_logits(model, tokens, mask):
+    """GPT-2 written out, all of it computed; the mask only multiplies."""
+    x = model.token_embedding[tokens] + model.position_embedding[: tokens.shape[1]]
+    for block, layer in zip(model.blocks, mask.layers, strict=True):
+        branch = _dense_block(x, block, layer or LayerMask()) - x
+        x = x + (layer.scale if layer else 0.0) * branch
+    return _norm(x, model.final_norm) @ model.token_embedding.T
+
+
+def _gradients(model, loss):
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_logits_equal_the_dense_computation(model, tokens, name):
+    expected = _dense_logits(model, tokens, MASKS[name])
+    torch.testing.assert_close(model(tokens, MASKS[name]), expected, **EXACT)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens, MASKS[name]), expected, **EXACT)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_gradients_equal_those_of_the_dense_computation(model, tokens, name):
+    dense = F.cross_entropy(_dense_logits(model, tokens, MASKS[name]).flatten(0, 1), tokens.flatten())
+    expected = _gradients(model, dense)
+    actual = _gradients(model, model.loss(tokens, tokens, MASKS[name]))
+    active = MASKS[name].active_layers
+    for parameter, gradient in actual.items():
+        bypassed = parameter.startswith("blocks.") and int(parameter.split(".")[1]) not in active
+        if bypassed:
+            assert gradient is None, f"{parameter} belongs to a bypassed layer"
+            assert not expected[parameter].any()
+        else:
+            torch.testing.assert_close(gradient, expected[parameter], **EXACT, msg=parameter)
+
+
+SAMPLED = [
+    ("heads", "attention.qkv_weight"),
+    ("heads", "attention.qkv_bias"),
+    ("heads", "attention.out_weight"),
+    ("columns", "mlp.up_weight"),
+    ("columns", "mlp.up_bias"),
+    ("columns", "mlp.down_weight"),
+]
+
+
+@pytest.mark.parametrize(("axis", "parameter"), SAMPLED)
+@pytest.mark.parametrize("name", ["one head", "columns", "layer scale and sampling", "est thirds", "est practical"])
+def test_exactly_the_active_rows_get_gradient(model, tokens, name, axis, parameter):
+    gradients = _gradients(model, model.loss(tokens, tokens, MASKS[name]))
+    for i in MASKS[name].active_layers:
+        gradient = gradients[f"blocks.{i}.{parameter}"]
+        rows = gradient.reshape(len(gradient), -1)
+        index = getattr(MASKS[name].layers[i], axis)
+        active = range(len(rows)) if index is None else index.tolist()
+        assert rows.ne(0).any(1).nonzero().flatten().tolist() == list(active)
+
+
+def test_the_full_mask_is_no_mask_bit_for_bit(model, tokens):
+    assert torch.equal(model(tokens, SubnetMask.full(4)), model(tokens))
+    with_mask = _gradients(model, model.loss(tokens, tokens, SubnetMask.full(4)))
+    without = _gradients(model, model.loss(tokens, tokens))
+    assert all(torch.equal(with_mask[name], without[name]) for name in without)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 1.7, 3.0])
+def test_layer_scale_multiplies_the_whole_branch(model, scale):
+    """x + s f(x), with f of the block's own forward."""
+    x = torch.randn(2, 5, 12, dtype=torch.float64, generator=stream(0, "x"))
+    branch = model.blocks[0](x) - x
+    scaled = run_stack(model.blocks[:1], x, SubnetMask(layers=(LayerMask(scale=scale),)))
+    torch.testing.assert_close(scaled, x + scale * branch, **EXACT)
+
+
+def test_output_biases_are_not_scaled(model):
+    """With all output weights zero only the biases are left, whatever the scales."""
+    block = model.blocks[0]
+    torch.nn.init.zeros_(block.attention.out_weight)
+    torch.nn.init.zeros_(block.mlp.down_weight)
+    x = torch.randn(2, 5, 12, dtype=torch.float64, generator=stream(0, "x"))
+    layer = LayerMask(heads=torch.tensor([1]), columns=torch.tensor([0]), head_scale=3.0, column_scale=10.0)
+    expected = x + block.attention.out_bias + block.mlp.down_bias
+    assert block.attention.out_bias.abs().min() > 0
+    torch.testing.assert_close(block(x, layer), expected, **EXACT)
+
+
+def test_the_model_is_causal_under_a_mask(model, tokens):
+    changed = tokens.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % 17
+    before, after = model(tokens, MASKS["est practical"]), model(changed, MASKS["est practical"])
+    torch.testing.assert_close(before[:, :4], after[:, :4], **EXACT)
+    assert (before[:, 4:] - after[:, 4:]).abs().amin((0, 2)).max() > 1e-6
+
+
+def test_a_mask_is_an_argument_and_never_state(model, tokens):
+    before = model(tokens)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(tokens, MASKS["est thirds"])
+    assert torch.equal(model(tokens), before)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("layers", [0, 3, 5])
+def test_a_mask_for_another_depth_is_refused(model, tokens, layers):
+    message = f"a mask of {layers} layers does not fit a model of 4 layers"
+    with pytest.raises(InputError, match=message):
+        model(tokens, SubnetMask.full(layers))
+
+
+def test_too_long_a_sequence_is_refused(model):
+    model(torch.zeros(1, 9, dtype=torch.int64))
+    message = "a sequence of 10 tokens is longer than the model's context of 9; use a shorter sequence or a larger"
+    with pytest.raises(InputError, match=message):
+        model(torch.zeros(1, 10, dtype=torch.int64))

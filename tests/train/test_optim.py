@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import nn
+
+from est_analysis.models.gpt2 import GPT2
+from est_analysis.train.optim import build_optimizer, learning_rate, set_learning_rate
+from est_analysis.train.settings import Settings
+
+
+def rates(**settings):
+    settings = Settings(lr=1.0, **settings)
+    return [learning_rate(step, settings) for step in range(1, settings.steps + 1)]
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        # Six steps, two of warm-up: progress after it is 0, 1/4, 2/4, 3/4.
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        # 0.1 + 0.9 (1 + cos(pi progress)) / 2; cos(pi / 4) = 2**-0.5.
+        ("cosine", [0.5, 1.0, 1.0, 0.1 + 0.45 * (1 + 2**-0.5), 0.55, 0.1 + 0.45 * (1 - 2**-0.5)]),
+    ],
+)
+def test_shape_of_every_decay(decay, expected):
+    # A handful of operations on numbers near 1: a few units in the last place.
+    assert rates(steps=6, warmup=2, decay=decay) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (2, 1), (10, 9), (1000, 50)])
+def test_every_step_learns_and_the_peak_is_reached_once_warm(decay, steps, warmup):
+    found = rates(steps=steps, warmup=warmup, decay=decay)
+    assert min(found) > 0
+    assert found[warmup] == max(found) == 1.0
+    assert found[:warmup] == [step / warmup for step in range(1, warmup + 1)]
+    assert all(later <= earlier for earlier, later in zip(found[warmup:], found[warmup + 1 :], strict=False))
+
+
+def test_every_parameter_once_and_no_decay_of_norms_and_biases(harness):
+    model = GPT2(harness.config)
+    settings = Settings(steps=1, weight_decay=0.3, betas=(0.8, 0.9))
+    optimizer = build_optimizer(model, settings)
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    # Said in another way than by name: norms are modules, and in this model a bias is the only other vector; the
+    # attention bias (heads, 3, width) is a vector cut in pieces.
+    norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    biases = {id(block.attention.qkv_bias) for block in model.blocks}
+    vectors = {id(parameter) for parameter in model.parameters() if parameter.ndim == 1}
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {key for key, decay in decays.items() if decay == 0} == norms | biases | vectors
+    assert set(decays.values()) == {0.0, 0.3}
+    assert all(group["betas"] == (0.8, 0.9) for group in optimizer.param_groups)
+
+
+def test_rate_is_given_to_every_group(harness):
+    optimizer = build_optimizer(GPT2(harness.config), Settings(steps=1))
+    set_learning_rate(optimizer, 0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+    assert isinstance(optimizer, torch.optim.AdamW)
