@@ -62,6 +62,7 @@ def _reproduce(
     specs = recipe.specs(scale, corpus=corpus, seeds=seeds)
     workers = workers or (1 if scale.device.startswith("cuda") else 2)
     start = time.monotonic()
+    size = num_parameters(specs[0])  # tokenizes: a bad corpus is refused before anything is announced
     if not as_json:
         Console(stderr=True).print(
             f"{recipe.name}, {scale_name} scale: {len(specs)} runs of {scale.steps} steps, {workers} at once "
@@ -70,7 +71,6 @@ def _reproduce(
         )
     frame = run_all(Sweep(specs=specs, scale=scale, root=runs, workers=workers))
     tokens = scale.steps * scale.batch_size * scale.seq_len
-    size = num_parameters(specs[0])
     context = {
         "scale": scale_name,
         "recipe": recipe.name,
@@ -97,7 +97,8 @@ def _print_verdicts(page: Path, context: dict, *, as_json: bool) -> None:
         print(json.dumps({"report": str(page), **context, "claims": verdicts}, indent=1))
         return
     table = Table()
-    for heading in ("claim", "verdict", "measured", "95 % interval"):
+    table.add_column("claim", overflow="fold", min_width=24)
+    for heading in ("verdict", "measured", "95 % interval"):
         table.add_column(heading)
     for row in claims.itertuples():
         interval = "" if pd.isna(row.low) else f"{row.low:.4g} to {row.high:.4g}"

@@ -47,7 +47,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's own choice.")] = 0,
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile every block.")] = False,
-    masks_ahead: Annotated[int, typer.Option(help="Masks drawn ahead by the index generator; 0: inline.")] = 8,
+    masks_ahead: Annotated[int, typer.Option(help="Masks the index generator draws at a time; 0: inline.")] = 8,
     logger: Annotated[str, typer.Option(help="none, tensorboard, trackio or wandb.")] = "none",
     as_json: Json = False,
 ) -> None:

@@ -180,7 +180,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Under autocast the head multiplies in the activations' precision; sums stay in the weight's.
         head = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
-        grad_weight = torch.zeros_like(weight) if needs_grad else None
+        grad_weight = torch.empty_like(weight) if needs_grad else None
         total = weight.new_zeros(())
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), chunk):
@@ -201,9 +201,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad = logits.to(hidden.dtype)
                     torch.mm(grad, head, out=grad_hidden[start : start + chunk])
                     if head.dtype == weight.dtype:
-                        grad_weight.addmm_(grad.T, part)
-                    else:
+                        grad_weight.addmm_(grad.T, part, beta=min(start, 1))  # the first chunk overwrites
+                    elif start:
                         grad_weight += grad.T @ part
+                    else:
+                        grad_weight.copy_(grad.T @ part)
         if needs_grad:
             ctx.save_for_backward(grad_hidden, grad_weight)
         return total / count
@@ -211,6 +213,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
+        # The usual case on CPU, where a pass over the head's gradient costs as much as a layer.
+        if grad.device.type == "cpu" and grad.item() == 1:
+            return grad_hidden, grad_weight, None, None
         return grad_hidden * grad, grad_weight * grad, None, None
 
 
@@ -227,8 +232,10 @@ def linear_cross_entropy(
         hidden: final hidden states.
         weight: the head, one row a vocabulary entry.
         labels: target ids; -100 is ignored.
-        chunk: tokens whose logits exist at once; by default about 8 million logits' worth.
+        chunk: tokens whose logits exist at once; by default equal chunks of at most 2**25 logits (128 MiB in float32),
+            large enough for full speed.
     """
     if chunk is None:
-        chunk = max(64, 2**23 // len(weight))
+        chunks = math.ceil(labels.numel() * len(weight) / 2**25)
+        chunk = math.ceil(labels.numel() / chunks)
     return _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, labels.flatten(), chunk)

@@ -1,7 +1,8 @@
 """The index generator of EST B.3: masks drawn by a thread that runs beside training, so that they cost a step nothing.
 
 A mask is a pure function of its step, so running ahead cannot change it. The thread also moves the indices to the
-training device.
+training device. It draws several masks each time it wakes: where training keeps every core busy, it is the waking that
+costs.
 """
 
 import queue
@@ -15,16 +16,16 @@ _POLL_SECONDS = 0.1
 
 
 class IndexGenerator:
-    """Iterates over the masks of steps `first`..`last`, at most `ahead` of them drawn in advance (0: inline).
+    """Iterates over the masks of steps `first`..`last`, drawn in blocks of `ahead` (0: inline, one by one).
 
-    Use it as a context manager: leaving the block, by whatever way, ends the thread. An error while drawing is raised
-    in the consumer, at the step it belongs to.
+    At most three blocks exist: the one in use, one waiting and one being drawn. Use it as a context manager: leaving
+    the `with`, by whatever way, ends the thread. An error while drawing is raised in the consumer, at its own step.
     """
 
     def __init__(self, method: Method, first: int, last: int, *, ahead: int, device: str = "cpu") -> None:
-        self._method, self._device = method, device
+        self._method, self._device, self._ahead = method, device, ahead
         self._steps = range(first, last + 1)
-        self._queue: queue.Queue[SubnetMask | None | Exception] = queue.Queue(maxsize=max(ahead, 1))
+        self._blocks: queue.Queue[list[SubnetMask | Exception | None]] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="index-generator", daemon=True) if ahead else None
 
@@ -39,31 +40,37 @@ class IndexGenerator:
             self._thread.join()
 
     def __iter__(self) -> Iterator[SubnetMask | None]:
-        for step in self._steps:
-            if self._thread is None:
-                yield self._draw(step)
-                continue
-            item = self._queue.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item
+        if self._thread is None:
+            yield from map(self._draw, self._steps)
+            return
+        for _ in range(0, len(self._steps), self._ahead):
+            for item in self._blocks.get():
+                if isinstance(item, Exception):
+                    raise item
+                yield item
 
     def _draw(self, step: int) -> SubnetMask | None:
         mask = self._method.mask(step)
         return mask and mask.to(self._device)
 
-    def _put(self, item: SubnetMask | None | Exception) -> None:
-        while not self._stop.is_set():
+    def _draw_block(self, steps: range) -> list[SubnetMask | Exception | None]:
+        """The masks of `steps`, cut short by the error of the first that cannot be drawn."""
+        block: list[SubnetMask | Exception | None] = []
+        for step in steps:
             try:
-                return self._queue.put(item, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
+                block.append(self._draw(step))
+            except Exception as error:
+                return [*block, error]
+        return block
 
     def _work(self) -> None:
-        for step in self._steps:
-            if self._stop.is_set():
+        for start in range(0, len(self._steps), self._ahead):
+            block = self._draw_block(self._steps[start : start + self._ahead])
+            while not self._stop.is_set():
+                try:
+                    self._blocks.put(block, timeout=_POLL_SECONDS)
+                    break
+                except queue.Full:
+                    continue
+            if self._stop.is_set() or isinstance(block[-1], Exception):
                 return
-            try:
-                self._put(self._draw(step))
-            except Exception as error:
-                return self._put(error)

@@ -80,7 +80,7 @@ class Execution:
         device: a torch device.
         threads: CPU threads of torch; 0 leaves torch's own choice.
         compile: `torch.compile` every block (needs a C++ compiler on CPU).
-        masks_ahead: masks drawn ahead in a background thread; 0 draws them inline.
+        masks_ahead: masks drawn at a time by a background thread; 0 draws them inline.
         tracker: experiment tracker that receives every row, besides the run's own CSV.
         progress: show a progress bar on a terminal, plain lines elsewhere.
     """

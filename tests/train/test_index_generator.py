@@ -53,14 +53,15 @@ def test_the_queue_is_bounded(ahead):
     method = Recorder()
     with IndexGenerator(method, 1, 50, ahead=ahead) as masks:
         iterator = iter(masks)
-        for consumed in range(1, 4):
+        for consumed in range(1, 8):
             next(iterator)
+            # Full: the block in use, one waiting, and one in the hands of the thread.
+            drawn = (-(-consumed // ahead) + 2) * ahead
             deadline = time.monotonic() + 5
-            # Full: those consumed, `ahead` waiting, and one in the hands of the thread.
-            while len(method.drawn) < consumed + ahead + 1 and time.monotonic() < deadline:
+            while len(method.drawn) < drawn and time.monotonic() < deadline:
                 time.sleep(0.001)
             time.sleep(0.02)
-            assert method.drawn == list(range(1, consumed + ahead + 2))
+            assert method.drawn == list(range(1, drawn + 1))
 
 
 def test_nothing_is_drawn_ahead_inline():
