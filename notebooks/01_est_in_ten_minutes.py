@@ -94,7 +94,7 @@ assert round(100 * cost.paper_saving, 1) == 26.7
 
 # %%
 steps, batch = (16, 4) if SMOKE else (200, 32)
-settings = Settings(steps=steps, lr=8e-3, warmup=steps // 20, log_every=max(1, steps // 40), eval_every=steps // 8)
+settings = Settings(steps=steps, lr=2e-3, warmup=steps // 20, log_every=max(1, steps // 40), eval_every=steps // 8)
 quiet = Execution(threads=1, progress=False)
 with tempfile.TemporaryDirectory() as folder:
     pair = [TrainSpec(method=m, batch_size=batch, validation_tokens=16_384, settings=settings) for m in ("full", "est")]
@@ -113,7 +113,7 @@ print(f"layer FLOPs saved, charged from the masks that were drawn: {1 - spent['e
 # scale alone.
 
 # %%
-data = Path("paper_figures/data/est_figure3.csv")
+data = Path("paper_figures/data/reproduce_quick.csv")
 committed = pd.read_csv(data if data.exists() else Path("..") / data)
 display(plots.loss_curves(committed))
 

@@ -1,6 +1,6 @@
 """EST's Figure 3 from measured data: training and validation loss against step, beside the full model's.
 
-Run it as `python paper_figures/est_figure3.py`. It reads `data/est_figure3.csv` (tidy rows of the runs) and
+Run it as `python paper_figures/est_figure3.py`. It reads `data/reproduce_quick.csv` (tidy rows of the runs) and
 `data/published.csv` (the paper's printed values), takes seconds and loads no torch.
 """
 
@@ -16,7 +16,7 @@ from est_analysis import plots
 from est_analysis.errors import InputError
 
 HERE = Path(__file__).resolve().parent
-MEASURED, PUBLISHED = HERE / "data" / "est_figure3.csv", HERE / "data" / "published.csv"
+MEASURED, PUBLISHED = HERE / "data" / "reproduce_quick.csv", HERE / "data" / "published.csv"
 
 
 def read_rows(path: Path) -> pd.DataFrame:

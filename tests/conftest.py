@@ -1,4 +1,23 @@
+from pathlib import Path
+from runpy import run_path
+
+import pytest
 import torch
 
 # Tests run side by side, one process a core.
 torch.set_num_threads(1)
+
+# Test folders are no packages, so the generator of known frames is run rather than imported.
+tidy_frame = run_path(str(Path(__file__).parent / "synthetic.py"))["tidy_frame"]
+
+
+@pytest.fixture(scope="session")
+def make_frame():
+    """Makes a tidy frame whose every effect is known."""
+    return tidy_frame
+
+
+@pytest.fixture
+def frame():
+    """A tidy frame of three methods and three seeds whose every effect is known."""
+    return tidy_frame()

@@ -2,7 +2,7 @@
 
 from .claim import Claim, Measured, NotMeasured, Verdict, check_frame, decide, judge
 from .registry import CLAIMS, find_claim
-from .statistics import final, final_pair, run_seconds, saving, speed_up, t_interval
+from .statistics import final, final_pair, run_seconds, runs_of, saving, speed_up, t_interval
 
 __all__ = [
     "CLAIMS",
@@ -17,6 +17,7 @@ __all__ = [
     "find_claim",
     "judge",
     "run_seconds",
+    "runs_of",
     "saving",
     "speed_up",
     "t_interval",

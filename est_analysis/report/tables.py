@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from est_analysis.claims import Claim, NotMeasured, Verdict, final, saving, speed_up, t_interval
+from est_analysis.claims import Claim, NotMeasured, Verdict, final, runs_of, saving, speed_up, t_interval
 from est_analysis.plots import in_order, method_style
 
 MISSING = "-"
@@ -33,6 +33,10 @@ def _trace(frame: pd.DataFrame, method: str) -> str:
     ).replace(MISSING, "")
 
 
+def _peaks(frame: pd.DataFrame, method: str) -> pd.Series:
+    return pd.Series({seed: rates.max() for seed, rates in runs_of(frame, method, "learning_rate").items()})
+
+
 def methods_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a method: seeds, final loss, savings, speed-ups and Hessian trace; a dash for what was not measured."""
 
@@ -47,6 +51,7 @@ def methods_table(frame: pd.DataFrame) -> pd.DataFrame:
             "method": method_style(method).label,
             "schedule": ", ".join(sorted(runs["schedule"].unique())),
             "seeds": str(runs["seed"].nunique()),
+            "peak learning rate": _cell(lambda: _peaks(frame, method), lambda peaks: f"{peaks.mean():.2g}"),
             "final validation loss": _cell(lambda: final(frame, method, "validation_loss"), _spread),
             "layer FLOPs saved": _cell(
                 lambda: saving(frame, method, "layer_flops"), lambda part: f"{part.mean():.2f} %"

@@ -269,3 +269,10 @@ def test_a_steady_trend_is_no_drop(frame):
     (verdict,) = judge([CLAIMS["est.transition-drop"]], frame, "quick")
     assert verdict.verdict != "supported"
     assert verdict.effect == pytest.approx(0.0, abs=1e-9)
+
+
+def test_traces_at_different_losses_are_not_compared(frame):
+    add("est", "validation_loss", (0.2, 0.2, 0.2))(frame)
+    (verdict,) = judge([CLAIMS["est.flatness"]], frame, "quick")
+    assert verdict.verdict == "untested"
+    assert "differ by +0.18" in verdict.detail

@@ -108,7 +108,7 @@ def test_every_scale_of_every_recipe_is_a_valid_plan(name):
     for scale in recipe.scales.values():
         specs = recipe.specs(scale, corpus="python")
         assert len(specs) == scale.seeds * len(recipe.methods)
-        assert [spec.method for spec in specs[: len(recipe.methods)]] == list(recipe.methods)
+        assert [spec.method for spec in specs] == [method for method in recipe.methods for _ in range(scale.seeds)]
         assert sorted({spec.seed for spec in specs}) == list(range(scale.seeds))
         assert len(recipe.specs(scale, corpus="python", seeds=7)) == 7 * len(recipe.methods)
 
