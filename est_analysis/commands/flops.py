@@ -13,7 +13,9 @@ from est_analysis.errors import InputError, unknown_name
 
 
 def flops(
-    schedule: Annotated[str, typer.Argument(help="A published schedule, such as gpt2-est; 'list' shows them all.")],
+    schedule: Annotated[
+        str, typer.Argument(help="A published schedule ('list' shows them), or END:HEADS,MLP,LAYERS;... of your own.")
+    ],
     model: Annotated[str, typer.Option(help="gpt2, tinyllama, bert-base, ... or one of our presets.")] = "",
     seq_len: Annotated[int, typer.Option(help="Tokens a sequence; the model's own unless given.")] = 0,
     attention: Annotated[str, typer.Option(help="full counts all attention scores, causal half of them.")] = "full",

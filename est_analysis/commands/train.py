@@ -12,7 +12,9 @@ from est_analysis.commands.options import Corpus, Json
 
 def train(
     method: Annotated[str, typer.Option(help="full, est or raptr.")] = "est",
-    schedule: Annotated[str, typer.Option(help="A published schedule, stretched to --steps; the method's own.")] = "",
+    schedule: Annotated[
+        str, typer.Option(help="A published schedule or END:HEADS,MLP,LAYERS;..., stretched to --steps.")
+    ] = "",
     output_scale: Annotated[str, typer.Option(help="RaPTr: none, sqrt_gap, inv_p or linear_gap.")] = "none",
     family: Annotated[str, typer.Option(help="Model family.")] = "gpt2",
     preset: Annotated[

@@ -166,14 +166,41 @@ SCHEDULES: dict[str, Schedule] = {schedule.name: schedule for schedule in _ALL}
 
 
 def find_schedule(name: str) -> Schedule:
-    """The published schedule called `name`.
+    """The published schedule called `name`, or the one that `name` spells out (`parse_schedule`).
 
     Raises:
-        InputError: no such schedule; the message lists those there are.
+        InputError: no such schedule (the message lists those there are), or one that is not well formed.
 
     >>> find_schedule("gpt2-est").rescaled(1500).transitions
     (200, 700)
     """
-    if name not in SCHEDULES:
-        raise unknown_name("schedule", name, SCHEDULES)
-    return SCHEDULES[name]
+    if name in SCHEDULES:
+        return SCHEDULES[name]
+    if ":" in name:
+        return parse_schedule(name)
+    raise unknown_name("schedule", name, SCHEDULES)
+
+
+def parse_schedule(text: str) -> Schedule:
+    """A schedule of one's own, stage by stage as END:HEADS,MLP,LAYERS with `;` between stages.
+
+    Ends are steps, or any units: they are stretched to the run like those of every schedule.
+
+    Raises:
+        InputError: not of that form, a rate outside (0, 1], or ends or rates that decrease.
+
+    >>> parse_schedule("2:0.5,0.5,0.5; 7:0.5,0.5,1; 15:1,1,1").spans == find_schedule("gpt2-est").rescaled(15).spans
+    True
+    """
+    stages = []
+    for part in text.split(";"):
+        end, _, rates = part.partition(":")
+        try:
+            heads, mlp, layers = (float(rate) for rate in rates.split(","))
+            stages.append((int(end), heads, mlp, layers))
+        except ValueError:
+            raise InputError(
+                f"'{part.strip()}' is not a stage; write END:HEADS,MLP,LAYERS with ';' between stages, "
+                "such as '20:0.5,0.5,0.5; 70:0.5,0.5,1; 150:1,1,1'"
+            ) from None
+    return _est(text, "given on the command line", *stages)

@@ -1,5 +1,7 @@
 """The published schedules, literally, and the arithmetic of stages."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,3 +188,26 @@ def test_a_rate_lies_above_0_and_at_most_at_1(axis, symbol, rate):
 def test_rates_are_full_only_when_all_are_1(axis):
     assert Rates().full
     assert not Rates(**{axis: 0.5}).full
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10:0.5,0.5", "'10:0.5,0.5' is not a stage"),
+        ("x:1,1,1", "'x:1,1,1' is not a stage"),
+        ("5:1,1,1;", "'' is not a stage"),
+        ("5:0,1,1", "p_H=0 is not a sampling rate"),
+        ("5:1,1.5,1", "p_M=1.5 is not a sampling rate"),
+        ("5:nan,1,1", "p_H=nan is not a sampling rate"),
+        ("5:1,1,1; 5:1,1,1", "each must lie after the one before it"),
+        ("5:1,1,1; 9:1,1,0.5", "shrinks layers from 1 to 0.5 at step 5"),
+    ],
+)
+def test_a_schedule_of_ones_own_that_is_wrong(text, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        find_schedule(text)
+
+
+def test_a_schedule_of_ones_own():
+    own = find_schedule("2:0.5,0.25,0.5;4:1,1,1")
+    assert own.spans == ((2, Rates(heads=0.5, mlp=0.25, layers=0.5)), (2, Rates()))
