@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from est_analysis.errors import InputError
 from est_analysis.models.config import ModelConfig
-from est_analysis.models.parts import Block, linear_cross_entropy, run_stack
-from est_analysis.rng import stream
+from est_analysis.models.parts import Block, draw_parameters, linear_cross_entropy, run_stack
 from est_analysis.subnet.mask import SubnetMask
 
 
@@ -33,20 +32,10 @@ class GPT2(nn.Module):
         self.final_norm = nn.LayerNorm(config.hidden)
 
     def initialise(self, seed: int) -> "GPT2":
-        """GPT-2's initialisation: N(0, 0.02), residual outputs divided by sqrt(2 N_L), biases 0, norms the identity.
-
-        Every parameter draws from its own stream of `seed`, so one does not depend on another.
-        """
+        """GPT-2's initialisation: N(0, 0.02), residual outputs divided by sqrt(2 N_L), biases 0, norms the identity."""
         residual = 0.02 / math.sqrt(2 * self.config.num_layers)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name.endswith("bias"):
-                    parameter.zero_()
-                elif "norm" in name:
-                    parameter.fill_(1.0)
-                else:
-                    std = residual if name.endswith(("out_weight", "down_weight")) else 0.02
-                    parameter.normal_(0.0, std, generator=stream(seed, "init", name, device=parameter.device))
+        outputs = ("out_weight", "down_weight")
+        draw_parameters(self, seed, lambda name, _: residual if name.endswith(outputs) else 0.02)
         return self
 
     def hidden_states(self, tokens: Int64[Tensor, "B T"], mask: SubnetMask | None = None) -> Float[Tensor, "B T D"]:

@@ -8,6 +8,7 @@ Shape letters: B sequences, T tokens, D hidden, H heads, K active heads, E width
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from est_analysis.errors import InputError
+from est_analysis.rng import stream
 from est_analysis.subnet.mask import LayerMask, SubnetMask
 
 IGNORED_LABEL = -100
@@ -142,6 +144,22 @@ class Block(nn.Module):
         if self.attention is not None:
             x = x + self.attention(self.attention_norm(x), mask)
         return x + self.mlp(self.mlp_norm(x), mask)
+
+
+def draw_parameters(model: nn.Module, seed: int, std: Callable[[str, Tensor], float]) -> None:
+    """Initialise in place: biases 0, norms the identity, every other weight N(0, std(name, weight)^2).
+
+    Every parameter draws from its own stream of `seed`, so one does not depend on another.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            else:
+                generator = stream(seed, "init", name, device=parameter.device)
+                parameter.normal_(0.0, std(name, parameter), generator=generator)
 
 
 def run_stack(

@@ -2,13 +2,11 @@
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from est_analysis.errors import InputError
-from est_analysis.models.parts import Block, run_stack
-from est_analysis.rng import stream
+from est_analysis.models.parts import Block, draw_parameters, run_stack
 from est_analysis.subnet.mask import StackShape, SubnetMask
 
 
@@ -36,16 +34,12 @@ class ResidualNet(nn.Module):
 
     def initialise(self, seed: int) -> "ResidualNet":
         """Weights N(0, 1/fan_in), biases 0, norms the identity; each from its own stream of `seed`."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name.endswith("bias"):
-                    parameter.zero_()
-                elif "norm" in name:
-                    parameter.fill_(1.0)
-                else:
-                    # up and nn.Linear weights are (out, in); down is stored (in, out).
-                    fan_in = parameter.shape[0] if name.endswith("down_weight") else parameter.shape[1]
-                    parameter.normal_(0.0, 1 / math.sqrt(fan_in), generator=stream(seed, "init", name))
+
+        def std(name: str, weight: Tensor) -> float:
+            # up and nn.Linear weights are (out, in); down is stored (in, out).
+            return 1 / math.sqrt(weight.shape[0] if name.endswith("down_weight") else weight.shape[1])
+
+        draw_parameters(self, seed, std)
         return self
 
     def forward(self, x: Float[Tensor, "B d"], mask: SubnetMask | None = None) -> Float[Tensor, " B"]:

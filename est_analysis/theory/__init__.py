@@ -1,1 +1,0 @@
-"""Predictions, one function a theorem or equation. Shares no code with what measures them."""
