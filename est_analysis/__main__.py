@@ -1,5 +1,6 @@
 """The `est` command; each command is a file of `commands`. What a user can mend is one line on stderr and status 2."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -41,7 +42,8 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"est: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun one of the ranks speaks
+            print(f"est: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pandas as pd
@@ -61,25 +62,27 @@ def run_all(sweep: Sweep) -> pd.DataFrame:
     data = prepare_data(sweep.specs[0])  # once, before several processes ask for it
     names = [run_id(spec, data_hash=data.hash) for spec in sweep.specs]
     context = get_context("spawn")
-    with ProcessPoolExecutor(sweep.workers, mp_context=context, initializer=_end_with_parent) as pool:
+    stopping = context.Event()
+    with ProcessPoolExecutor(
+        sweep.workers, mp_context=context, initializer=_prepare_worker, initargs=(stopping,)
+    ) as pool:
         futures = [pool.submit(_run_one, spec, sweep) for spec in sweep.specs]
         try:
             with _screen(sweep, names) as show:
                 _watch(futures, show)
             for future in futures:
                 future.result()
-        except KeyboardInterrupt:
-            # The terminal sent Ctrl-C to the workers too; they finish their step and save.
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise Stopped(
-                f"stopped; finished and unfinished runs are saved in {sweep.root}, run the same command to resume"
-            ) from None
-        except BaseException:
+        except BaseException as error:
+            stopping.set()  # the pool hands out runs ahead of time: those must not start
             workers = list((pool._processes or {}).values())  # shutdown forgets them
             pool.shutdown(wait=False, cancel_futures=True)
             for process in workers:
                 process.terminate()  # SIGTERM: the worker saves and ends
-            raise
+            if not isinstance(error, KeyboardInterrupt | Stopped):
+                raise
+            raise Stopped(
+                f"stopped; finished and unfinished runs are saved in {sweep.root}, run the same command to resume"
+            ) from None
     return collect(sweep.root / name for name in names)
 
 
@@ -93,7 +96,12 @@ def _watch(futures: Sequence[Future], show) -> None:
         show()
 
 
+_stopping: Event | None = None  # in a worker: set when the parent gives up
+
+
 def _run_one(spec: TrainSpec, sweep: Sweep) -> None:
+    if _stopping is not None and _stopping.is_set():
+        raise Stopped("not started")
     result = run(spec, sweep.execution, root=sweep.root)
     _measure_trace(spec, sweep.scale, result.run_id, result.folder, result.checkpoint)
 
@@ -132,13 +140,16 @@ def _measure_trace(spec: TrainSpec, scale: Scale, name: str, folder: Path, check
     write_atomically(note, json.dumps(identity))
 
 
-def _end_with_parent() -> None:
-    """In a worker: stop, saving, when the parent dies without a word (kill -9)."""
+def _prepare_worker(stopping: Event) -> None:
+    """In a worker: know when to start nothing more, and stop, saving, when the parent dies without a word (kill -9)."""
+    global _stopping
+    _stopping = stopping
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        stopping.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -99,7 +99,7 @@ def train(job: Job, execution: Execution, ranks: Ranks | None = None) -> Path | 
 
 class _Trainer:
     def __init__(
-        self, job: Job, execution: Execution, ranks: Ranks, screen: Display, stop_requested: list[bool]
+        self, job: Job, execution: Execution, ranks: Ranks, screen: Display, stop_requested: list[int]
     ) -> None:
         self.job, self.execution, self.ranks = job, execution, ranks
         self.settings, self.screen, self.stop_requested = job.settings, screen, stop_requested
@@ -307,14 +307,14 @@ class _Trainer:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[bool]]:
-    """Turn Ctrl-C and SIGTERM into a request to stop after the current step; a second one stops at once."""
-    requests: list[bool] = []
+def _stop_requests() -> Iterator[list[int]]:
+    """Turn Ctrl-C and SIGTERM into a request to stop after the current step; a second Ctrl-C stops at once."""
+    requests: list[int] = []
 
     def request(number: int, frame) -> None:
-        if requests:
+        requests.append(number)
+        if requests.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
-        requests.append(True)
 
     try:
         old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}

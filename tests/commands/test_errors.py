@@ -129,3 +129,9 @@ def test_a_rate_far_too_high(train):
     assert len(lines) == 1
     assert lines[0].startswith("est: the loss is ")
     assert lines[0].endswith("at step 2; last good checkpoint: run/checkpoints/step000000; lower lr=1e+30 or clip")
+
+
+def test_only_one_rank_speaks(est, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    result = est("flops", "nonsense")
+    assert (result.code, result.out, result.err) == (2, "", "")

@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -31,6 +33,15 @@ def until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.0005)
+
+
+def alive(group):
+    """Whether any process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +114,24 @@ def test_two_at_once(fork, command, tmp_path):
     assert errors == f"est: another process is working in {tmp_path / 'out'}; wait for it or give another folder\n"
     os.kill(first, signal.SIGKILL)
     assert fork.wait(first) == -9
+
+
+def test_ctrl_c_stops_a_whole_recipe(shared, tmp_path):
+    """The terminal tells every process: two runs save what they have, the third is never begun."""
+    command = [sys.executable, "-m", "est_analysis", "reproduce", "--seeds", "1", "--corpus", shared / "text.txt"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        runs = tmp_path / "runs"
+        until(lambda: len([path for path in runs.glob("*/rows.csv") if "train_loss" in path.read_text()]) == 2)
+        os.killpg(process.pid, signal.SIGINT)
+        lines = process.communicate(timeout=60)[1].splitlines()
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert lines[-1].startswith("est: stopped; finished and unfinished runs are saved in runs, run the same command")
+    assert not any("Traceback" in line for line in lines)
+    assert sorted(path.name.partition("-")[0] for path in runs.iterdir()) == ["est", "full"]
+    for run in runs.iterdir():
+        saved = [int(path.name.removeprefix("step")) for path in (run / "checkpoints").glob("step*")]
+        assert max(saved) > 0
+    until(lambda: not alive(process.pid), seconds=20)
