@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 from runpy import run_path
 
@@ -21,3 +22,14 @@ def make_frame():
 def frame():
     """A tidy frame of three methods and three seeds whose every effect is known."""
     return tidy_frame()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder with a small text and the cache of its tokens."""
+    folder = tmp_path_factory.mktemp("shared")
+    draw = random.Random(0)
+    words = ["the", "model", "layer", "rate", "depth", "step", "of", "a", "mask"]
+    text = "\n".join(" ".join(draw.choices(words, k=12)) for _ in range(1500))
+    (folder / "text.txt").write_text(text)
+    return folder

@@ -1,6 +1,5 @@
 """Many runs side by side: a pool of processes, each run cached by its id and followed by its Hessian trace."""
 
-import json
 import os
 import signal
 import threading
@@ -17,12 +16,12 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from est_analysis.experiments.final_trace import measure_trace
 from est_analysis.experiments.recipes import Scale
 from est_analysis.experiments.run import prepare_data, run
 from est_analysis.experiments.spec import TrainSpec, run_id
-from est_analysis.experiments.store import collect, write_atomically
+from est_analysis.experiments.store import collect
 from est_analysis.train.loop import Stopped
-from est_analysis.train.rows import COLUMNS
 from est_analysis.train.settings import Execution
 
 _POLL_SECONDS = 0.5
@@ -103,41 +102,7 @@ def _run_one(spec: TrainSpec, sweep: Sweep) -> None:
     if _stopping is not None and _stopping.is_set():
         raise Stopped("not started")
     result = run(spec, sweep.execution, root=sweep.root)
-    _measure_trace(spec, sweep.scale, result.run_id, result.folder, result.checkpoint)
-
-
-def _measure_trace(spec: TrainSpec, scale: Scale, name: str, folder: Path, checkpoint: Path) -> None:
-    """Measure the Hessian trace of a finished run on held-out text, once."""
-    import torch
-
-    from est_analysis.curvature.loss import load_causal_model
-    from est_analysis.curvature.trace import hutchinson
-    from est_analysis.data.batches import validation_batches
-
-    identity = {"pairs": scale.trace_pairs, "sequences": scale.trace_sequences, "checkpoint": checkpoint.name}
-    note, rows = folder / "trace.json", folder / "trace.csv"
-    if rows.exists() and note.exists() and json.loads(note.read_text()) == identity:
-        return
-    data = prepare_data(spec)
-    batches = validation_batches(
-        data.validation,
-        seq_len=spec.seq_len,
-        batch_size=scale.trace_sequences,
-        max_tokens=scale.trace_pairs * scale.trace_sequences * spec.seq_len,
-    )
-    model = load_causal_model(checkpoint).to(torch.device(scale.device))
-    moved = ((tokens.to(scale.device), labels.to(scale.device)) for tokens, labels in batches)
-    estimate = hutchinson(model, moved, seed=spec.seed)
-    values = {
-        "hessian_trace": estimate.value,
-        "hessian_trace_stderr": estimate.stderr,
-        "hessian_trace_pairs": estimate.pairs,
-        "hessian_trace_seconds": estimate.seconds,
-    }
-    lines = [",".join(COLUMNS)]
-    lines += [f"{name},{spec.seed},{spec.settings.steps},{metric},{value!r}" for metric, value in values.items()]
-    write_atomically(rows, "\n".join(lines) + "\n")
-    write_atomically(note, json.dumps(identity))
+    measure_trace(spec, sweep.scale, result.run_id, result.folder, result.checkpoint)
 
 
 def _prepare_worker(stopping: Event) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -31,17 +30,6 @@ class Result:
         assert self.err.count("\n") == 1, self.err
         assert self.err.startswith("est: ")
         return self.err.removeprefix("est: ").rstrip("\n")
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    """A folder with a small text and the cache of its tokens."""
-    folder = tmp_path_factory.mktemp("commands")
-    draw = random.Random(0)
-    words = ["the", "model", "layer", "rate", "depth", "step", "of", "a", "mask"]
-    text = "\n".join(" ".join(draw.choices(words, k=12)) for _ in range(1500))
-    (folder / "text.txt").write_text(text)
-    return folder
 
 
 @pytest.fixture(autouse=True)

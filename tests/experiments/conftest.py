@@ -1,4 +1,3 @@
-import random
 from dataclasses import replace
 
 import huggingface_hub.constants
@@ -6,17 +5,6 @@ import pytest
 
 from est_analysis.experiments.spec import TrainSpec
 from est_analysis.train.settings import Execution, Settings
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    """A folder with a small text and the cache of its tokens."""
-    folder = tmp_path_factory.mktemp("experiments")
-    draw = random.Random(0)
-    words = ["the", "model", "layer", "rate", "depth", "step", "of", "a", "mask"]
-    text = "\n".join(" ".join(draw.choices(words, k=12)) for _ in range(300))
-    (folder / "text.txt").write_text(text)
-    return folder
 
 
 @pytest.fixture(autouse=True)

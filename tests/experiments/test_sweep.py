@@ -8,6 +8,7 @@ import pytest
 
 from est_analysis.errors import InputError
 from est_analysis.experiments import sweep as module
+from est_analysis.experiments.final_trace import measure_trace
 from est_analysis.experiments.recipes import RECIPES, Scale, find_recipe
 from est_analysis.experiments.run import run
 from est_analysis.experiments.sweep import Sweep, run_all
@@ -69,7 +70,7 @@ def test_workers_end_when_their_parent_is_killed(spec, changed, tmp_path, monkey
 def test_the_trace_is_measured_once(spec, quiet, tmp_path):
     result = run(spec, quiet, root=tmp_path)
     arguments = (spec, SCALE, result.run_id, result.folder, result.checkpoint)
-    module._measure_trace(*arguments)
+    measure_trace(*arguments)
     frame = pd.read_csv(result.folder / "trace.csv")
     values = frame.set_index("metric")["value"]
     assert list(frame.columns) == ["run_id", "seed", "step", "metric", "value"]
@@ -77,10 +78,10 @@ def test_the_trace_is_measured_once(spec, quiet, tmp_path):
     assert values["hessian_trace_pairs"] == 2
     assert values["hessian_trace_stderr"] > 0
     before = (result.folder / "trace.csv").stat().st_mtime_ns
-    module._measure_trace(*arguments)
+    measure_trace(*arguments)
     assert (result.folder / "trace.csv").stat().st_mtime_ns == before
     (result.folder / "trace.json").unlink()  # killed between the two files
-    module._measure_trace(*arguments)
+    measure_trace(*arguments)
     again = pd.read_csv(result.folder / "trace.csv").set_index("metric")["value"]
     assert again["hessian_trace"] == values["hessian_trace"]
 
