@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from est_analysis.curvature.trace import signs_like
+from est_analysis.curvature.probes import Probes
 from est_analysis.methods import build_method
 from est_analysis.models.config import ModelConfig
 from est_analysis.models.gpt2 import GPT2
@@ -63,7 +63,7 @@ ACTIONS = {
     "bernoulli": lambda: sample_bernoulli(SHAPE, 2, always_kept={0}, generator=stream(0, "mask")),
     "est": lambda: build_method("est", shape=SHAPE, total_steps=20, seed=0).mask(1),
     "raptr": lambda: build_method("raptr", shape=SHAPE, total_steps=20, seed=0).mask(1),
-    "probe": lambda: signs_like({"a": torch.zeros(3)}, seed=0, probe=0),
+    "probe": lambda: Probes(0, (0,)).like("a", torch.zeros(3))[0],
     "training step": _step_gpt2,
 }
 

@@ -75,13 +75,14 @@ def load_saved(folder: Path) -> "PreTrainedTokenizerFast":
 
 
 def separator_id(tokenizer: "PreTrainedTokenizerFast") -> int:
-    """The id that ends each document: the end-of-sequence token, or the NUL byte of the `bytes` tokenizer.
+    """The id that ends each document: the end-of-sequence token, BERT's separator, or the NUL byte of `bytes`.
 
     Raises:
-        InputError: the tokenizer has neither.
+        InputError: the tokenizer has none of them.
     """
-    if tokenizer.eos_token_id is not None:
-        return tokenizer.eos_token_id
+    for found in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if found is not None:
+            return found
     if _is_bytes(tokenizer):
         return 0
     name = tokenizer.name_or_path or type(tokenizer).__name__

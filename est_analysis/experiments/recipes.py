@@ -15,8 +15,9 @@ class Scale:
         preset, tokenizer, batch_size, seq_len, steps, precision, accumulation, validation_tokens: of every run.
         lr: learning rate of each method.
         seeds: how many seeds, 0, 1, ... .
-        trace_pairs: (batch, probe) pairs of each final Hessian trace.
-        trace_sequences: sequences a pair.
+        trace_rel_se: relative standard error at which a final Hessian trace is sure enough.
+        trace_pairs: (batch, probe) pairs at which it stops even so.
+        trace_sequences: sequences a batch.
         device: what it is meant for.
         cost: what to expect, in words.
     """
@@ -32,7 +33,8 @@ class Scale:
     precision: Precision = "float32"
     accumulation: int = 1
     validation_tokens: int = 65_536
-    trace_pairs: int = 128
+    trace_rel_se: float = 0.03
+    trace_pairs: int = 1024
     trace_sequences: int = 2
     device: str = "cpu"
 
@@ -130,7 +132,13 @@ _REPRODUCE = Recipe(
         ),
         "quick": Scale(preset="tiny", steps=1100, lr=_TUNED, seeds=3, cost="about ten minutes on two cores"),
         "report": Scale(
-            preset="tiny", steps=6000, lr=_TUNED, seeds=4, trace_pairs=512, cost="about an hour and a half on two cores"
+            preset="tiny",
+            steps=6000,
+            lr=_TUNED,
+            seeds=4,
+            trace_rel_se=0.02,
+            trace_pairs=4096,
+            cost="about an hour and a half on two cores",
         ),
         "gpu": Scale(
             preset="small",

@@ -53,6 +53,14 @@ class Ranks:
         for grad, part in zip(active, joined.split([grad.numel() for grad in active]), strict=True):
             grad.copy_(part.view_as(grad))
 
+    def union(self, items: list) -> list:
+        """The items of all ranks, in the order of ranks, on every rank."""
+        if self.world_size == 1:
+            return items
+        gathered: list = [None] * self.world_size
+        dist.all_gather_object(gathered, items)
+        return [item for part in gathered for item in part]
+
     def wait(self) -> None:
         """Wait for every rank."""
         if self.world_size > 1:

@@ -13,7 +13,7 @@ from est_analysis.experiments.recipes import RECIPES, Scale, find_recipe
 from est_analysis.experiments.run import run
 from est_analysis.experiments.sweep import Sweep, run_all
 
-SCALE = Scale(preset="tiny", steps=4, lr=1e-3, seeds=1, cost="none", trace_pairs=2, trace_sequences=1)
+SCALE = Scale(preset="tiny", steps=4, lr=1e-3, seeds=1, cost="none", trace_pairs=8, trace_sequences=1)
 
 
 def fail_or_wait(spec, sweep):
@@ -75,7 +75,7 @@ def test_the_trace_is_measured_once(spec, quiet, tmp_path):
     values = frame.set_index("metric")["value"]
     assert list(frame.columns) == ["run_id", "seed", "step", "metric", "value"]
     assert set(frame["step"]) == {4}
-    assert values["hessian_trace_pairs"] == 2
+    assert values["hessian_trace_pairs"] == 8  # 2 probes of each batch
     assert values["hessian_trace_stderr"] > 0
     before = (result.folder / "trace.csv").stat().st_mtime_ns
     measure_trace(*arguments)

@@ -1,0 +1,107 @@
+"""Options that `est trace` and `est compare` share: the text, the method, the budget."""
+
+import re
+from typing import Annotated, Any
+
+import typer
+
+from est_analysis.errors import InputError, unknown_name
+
+Text = Annotated[
+    list[str] | None, typer.Option(help="Measure on all of this file or folder; repeat for more. Instead of --corpus.")
+]
+Dataset = Annotated[str, typer.Option(help="Measure on the held-out part of a Hugging Face data set. Likewise.")]
+DatasetConfig = Annotated[str, typer.Option(help="Configuration of --dataset, such as wikitext-103-raw-v1.")]
+TextColumn = Annotated[str, typer.Option(help="Column of --dataset that holds the text.")]
+HeldOut = Annotated[
+    str,
+    typer.Option(help="Measure on the held-out part of 'python' (Python's own source), a file, a folder or hf:NAME."),
+]
+MaxBytes = Annotated[int, typer.Option(help="Read no more text than this; 0 reads all.")]
+Tokenizer = Annotated[str, typer.Option(help="Instead of the checkpoint's own: bytes, a folder or a hub name.")]
+Loss = Annotated[str, typer.Option(help="auto, causal, masked or seq2seq.")]
+Engine = Annotated[str, typer.Option(help="auto, taylor, hvp (Hessian); fisher, empirical-fisher (other matrices).")]
+SeqLen = Annotated[int, typer.Option(help="Tokens a sequence; 0: as trained, or the model's longest up to 1024.")]
+MicroBatch = Annotated[int, typer.Option(help="Sequences measured at once; 0: what memory and speed suggest.")]
+NumProbes = Annotated[int, typer.Option(help="Probes a micro-batch; 0: 2, or 1 where memory is short.")]
+MaxPairs = Annotated[int, typer.Option(help="Stop at this many (micro-batch, probe) pairs even so.")]
+Over = Annotated[
+    str, typer.Option(help="distribution: the error includes the choice of text; batches: exactly --max-bytes of it.")
+]
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32, float64, or bfloat16 (computed in float32).")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")]
+Seed = Annotated[int, typer.Option(help="Of windows and probes.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the checkpoint brings.")]
+
+
+def settings_of(
+    *, text: list[str] | None, corpus: str, dataset: str, dataset_config: str, text_column: str, max_bytes: int,
+    tokenizer: str, over: str, seq_len: int, micro_batch: int, probes: int, **rest: Any,
+) -> Any:  # fmt: skip
+    """The `TraceSettings` that were typed.
+
+    Raises:
+        InputError: two sources of text, or a value that is none.
+    """
+    from est_analysis.experiments.trace import TextSource, TraceSettings
+
+    if sum((bool(text), bool(dataset), corpus != "python")) > 1:
+        raise InputError("--text, --dataset and --corpus each name a text; give one of them")
+    if over not in ("distribution", "batches"):
+        raise unknown_name("--over", over, ("distribution", "batches"))
+    source = TextSource(
+        corpora=tuple(text) if text else (f"hf:{dataset}" if dataset else corpus,),
+        split="all" if text else "validation",
+        dataset_config=dataset_config,
+        text_column=text_column,
+        max_bytes=max_bytes,
+        tokenizer=tokenizer,
+    )
+    for name, value in {"--seq-len": seq_len, "--micro-batch": micro_batch, "--probes": probes}.items():
+        if value < 0:
+            raise InputError(f"{name} {value} is negative; use at least 1, or 0 for the default")
+    sizes = {"seq_len": seq_len or None, "micro_batch": micro_batch or None, "probes": probes or None}
+    return TraceSettings(text=source, over=over, **sizes, **rest)
+
+
+def set_up(threads: int) -> None:
+    """Threads, and an allocator that keeps what it has: a fifth faster for small models."""
+    import torch
+
+    from est_analysis.train.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    if threads < 0:
+        raise InputError(f"--threads {threads} is negative; use 0 for torch's choice")
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def open_checkpoint(name: str, revision: str | None, how: dict[str, Any]) -> Any:
+    """The checkpoint `name`, loaded as the options `how` say.
+
+    Raises:
+        InputError: whatever is wrong with it, or with an option.
+    """
+    import torch
+
+    from est_analysis.curvature.checkpoint import load
+    from est_analysis.curvature.locate import locate
+
+    kinds = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+    if how["dtype"] not in kinds:
+        raise unknown_name("--dtype", how["dtype"], kinds)
+    if how["loss"] not in ("auto", "causal", "masked", "seq2seq"):
+        raise unknown_name("--loss", how["loss"], ("auto", "causal", "masked", "seq2seq"))
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", how["device"]):
+        raise InputError(f"unknown --device '{how['device']}'; use cpu, cuda or cuda:NUMBER")
+    if how["device"].startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {how['device']}: torch sees no GPU here; use cpu")
+    return load(
+        locate(name, revision=revision),
+        loss=how["loss"],
+        dtype=kinds[how["dtype"]],
+        device=how["device"],
+        trust_remote_code=how["trust_remote_code"],
+    )

@@ -1,0 +1,72 @@
+"""`est trace --revisions`: a curve along training, one checkpoint at a time."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from est_analysis.commands.curvature_options import open_checkpoint
+from est_analysis.commands.trace_output import Live, print_row, record_of
+
+
+def trace_series(name: str, pattern: str, settings: Any, how: dict[str, Any], *, as_json: bool) -> None:
+    """Measure every revision of `name` that matches, print each as it comes, and refuse weights seen before.
+
+    What is done is kept: the same command again fetches no hub revision a second time. Downloads are evicted after use.
+    """
+    from est_analysis.curvature.locate import evict, locate_revisions
+
+    kept = _Kept(name, settings, how)
+    seen: dict[str, str] = {}
+    records = []
+    for reference in locate_revisions(name, pattern):
+        record = kept.records.get(reference)
+        if record is None:
+            loaded = open_checkpoint(name, reference, how)
+            record = {"revision": reference, "step": loaded.located.step, "weight_hash": loaded.weight_hash}
+            # Published series often serve late weights under an early name: such a point would be wrong in silence.
+            if loaded.weight_hash in seen:
+                record["duplicate_of"] = seen[loaded.weight_hash]
+            else:
+                record |= _trace(f"{name} {reference}", loaded, settings)
+            kept.add(record)
+            evict(loaded.located)
+        seen.setdefault(record["weight_hash"], reference)
+        records.append(record)
+        if not as_json:
+            print_row(record, header=len(records) == 1)
+    if as_json:
+        print(json.dumps({"checkpoint": name, "revisions": records}, indent=1))
+
+
+def _trace(label: str, loaded: Any, settings: Any) -> dict[str, Any]:
+    from est_analysis.experiments.trace import budget_of, default_file, measure, prepare
+
+    prepared = prepare(loaded, settings)
+    file = default_file(prepared.identity)
+    with Live(label, shown=True) as live:
+        estimate = measure(prepared, budget_of(settings, prepared), file=file, on_estimate=live.update)
+    return record_of(prepared, estimate, file, settings)
+
+
+class _Kept:
+    """Finished revisions of one series on the hub; local ones are read again, since folders change."""
+
+    def __init__(self, name: str, settings: Any, how: dict[str, Any]):
+        from est_analysis.data.cache import cache_root
+
+        identity = json.dumps([name, asdict(settings), how], sort_keys=True)
+        folder = cache_root() / "traces"
+        self._path = None if Path(name).exists() else folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.series"
+        lines = self._path.read_text().split("\n") if self._path is not None and self._path.exists() else []
+        # The last piece is empty, or a line that a kill cut short.
+        self.records = {record["revision"]: record for record in map(json.loads, lines[:-1])}
+        if self._path is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path.write_text("".join(json.dumps(record) + "\n" for record in self.records.values()))
+
+    def add(self, record: dict[str, Any]) -> None:
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(record) + "\n")

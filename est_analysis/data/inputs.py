@@ -1,0 +1,128 @@
+"""What a language model of each kind is given of a token stream: windows in random order, as the model's own inputs."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from est_analysis import rng
+from est_analysis.data.batches import Batches
+from est_analysis.data.denoise import masked_batch, span_corruption_batch
+from est_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Inputs = dict[str, Tensor]
+
+
+class ModelInputs(Sequence):
+    """Batches of distinct windows of a text, each window once, as mappings for a `transformers` model.
+
+    Batch i is a pure function of (text, sizes, seed, i): another process or another model with the same tokenizer gets
+    the same one. Causal models get `input_ids` and `targets`, the next token of each; others denoise and get `labels`.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        kind: Literal["causal", "masked", "seq2seq"],
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+    ):
+        """Windows of `tokens`.
+
+        Args:
+            tokens: 1-D token ids.
+            kind: of model.
+            tokenizer: names the special tokens that a denoising model needs.
+            seq_len: tokens a window, special tokens included.
+            batch_size: windows a batch.
+            seed: of the order of windows, and of what is masked.
+
+        Raises:
+            InputError: the text is too short, or the tokenizer lacks a special token.
+        """
+        make, text_len = _maker(kind, tokenizer, seq_len)
+        self._windows = Batches(tokens, seq_len=text_len, batch_size=batch_size, seed=seed)
+        self._make, self._seed = make, seed
+
+    def __len__(self) -> int:
+        return max(1, self._windows.num_windows // self._windows.batch_size)
+
+    def __getitem__(self, index: int) -> Inputs:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._make(*self._windows.batch(index), rng.stream(self._seed, "inputs", index))
+
+
+def _maker(kind: str, tokenizer: "PreTrainedTokenizerBase", seq_len: int) -> tuple[Callable[..., Inputs], int]:
+    """What makes a batch from (tokens, next tokens, generator), and how long its windows of text are."""
+    if kind == "causal":
+        return (lambda tokens, targets, generator: {"input_ids": tokens, "targets": targets}), seq_len
+    if kind == "masked":
+        return _masked(tokenizer, seq_len)
+    return _seq2seq(tokenizer), seq_len
+
+
+def _masked(tokenizer: "PreTrainedTokenizerBase", seq_len: int) -> tuple[Callable[..., Inputs], int]:
+    if tokenizer.mask_token_id is None:
+        raise InputError("the tokenizer has no mask token, so nothing can be masked; give one with --tokenizer")
+    frame = [i for i in (tokenizer.cls_token_id, tokenizer.sep_token_id) if i is not None]
+    frame = frame if len(frame) == 2 and seq_len > 2 else []
+    special = set(tokenizer.all_special_ids)
+
+    def make(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Inputs:
+        if frame:  # a sequence as in training: [CLS] text [SEP]
+            first, last = (torch.full((len(tokens), 1), i) for i in frame)
+            tokens = torch.cat([first, tokens, last], 1)
+        return masked_batch(
+            tokens,
+            mask_id=tokenizer.mask_token_id,
+            vocab_size=len(tokenizer),
+            special_ids=special,
+            generator=generator,
+        )
+
+    return make, seq_len - len(frame)
+
+
+def _seq2seq(tokenizer: "PreTrainedTokenizerBase") -> Callable[..., Inputs]:
+    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(100)]
+    if sentinels[0] in (None, tokenizer.unk_token_id):
+        return _infilling(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has sentinels but no end-of-sequence token; give one with --tokenizer")
+    pad = tokenizer.pad_token_id or 0
+
+    def make(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Inputs:
+        return span_corruption_batch(
+            tokens,
+            sentinel_ids=[i for i in sentinels if i not in (None, tokenizer.unk_token_id)],
+            eos_id=tokenizer.eos_token_id,
+            pad_id=pad,
+            decoder_start_id=pad,  # T5 starts with its padding token
+            generator=generator,
+        )
+
+    return make
+
+
+def _infilling(tokenizer: "PreTrainedTokenizerBase") -> Callable[..., Inputs]:
+    """Without sentinels, token masking, one of BART's noises (Lewis et al. 2019, section 2.2): all text is restored."""
+    if tokenizer.mask_token_id is None:
+        raise InputError(
+            "the tokenizer has neither sentinel tokens (<extra_id_0>) nor a mask token, so an encoder-decoder has "
+            "nothing to restore; give one with --tokenizer"
+        )
+
+    def make(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Inputs:
+        chosen = torch.rand(tokens.shape, generator=generator) < 0.15
+        return {"input_ids": tokens.masked_fill(chosen, tokenizer.mask_token_id), "labels": tokens}
+
+    return make

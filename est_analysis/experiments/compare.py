@@ -1,0 +1,100 @@
+"""Traces of several checkpoints on the same batches along the same probes, so that what they share drops out."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from est_analysis.curvature.checkpoint import Loaded
+from est_analysis.curvature.estimate import Comparison, TraceEstimate, compare
+from est_analysis.errors import InputError
+from est_analysis.experiments.trace import Prepared, TraceSettings, budget_of, default_file, measure, prepare
+
+_FIRST = 16  # micro-batches before the first look
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Several checkpoints beside the first of them.
+
+    Attributes:
+        prepared: the checkpoints, the baseline first.
+        estimates: their traces.
+        comparisons: of each but the first against the first.
+        paired: whether all saw the same batches.
+        reached: whether every ratio is as sure as was asked.
+    """
+
+    prepared: tuple[Prepared, ...]
+    estimates: tuple[TraceEstimate, ...]
+    comparisons: tuple[Comparison, ...]
+    paired: bool
+    reached: bool
+
+
+def prepare_alike(loaded: Sequence[Loaded], settings: TraceSettings) -> list[Prepared]:
+    """Prepare checkpoints with sizes and an engine that suit all of them.
+
+    Raises:
+        InputError: fewer than two, or two of them are the same weights, or as `prepare`.
+    """
+    if len(loaded) < 2:
+        raise InputError("one checkpoint has nothing to be compared with; name two or more")
+    seen: dict[str, str] = {}
+    for one in loaded:
+        if (twin := seen.get(one.weight_hash)) is not None:
+            raise InputError(f"{twin} and {one.located.name} hold the same weights; name different checkpoints")
+        seen[one.weight_hash] = one.located.name
+    found = [prepare(one, settings) for one in loaded]
+    engines = {one.engine.name for one in found}
+    common = replace(
+        settings,
+        engine=engines.pop() if len(engines) == 1 else "hvp",
+        seq_len=min(one.identity["seq_len"] for one in found),
+        micro_batch=min(one.plan.micro_batch for one in found),
+        probes=min(one.plan.probes for one in found),
+    )
+    return [prepare(one, common) for one in loaded]
+
+
+def compare_checkpoints(
+    prepared: Sequence[Prepared],
+    settings: TraceSettings,
+    *,
+    keep: bool = True,
+    on_round: Callable[[Compared], None] = lambda found: None,
+) -> Compared:
+    """Measure until every ratio to the first checkpoint has the relative standard error asked for.
+
+    Args:
+        prepared: from `prepare_alike`.
+        settings: as given there.
+        keep: keep measurements in their default files, where the next comparison finds them.
+        on_round: told after each round of measurements.
+    """
+    probes = prepared[0].plan.probes
+    most = settings.max_pairs // probes
+    paired = len({one.identity["text"] for one in prepared}) == 1
+    rounds = _FIRST
+    while True:
+        rounds = min(rounds, most)
+        # The error of one trace is not the question: each runs for as many rounds as the comparison needs.
+        budget = replace(budget_of(settings, prepared[0]), max_pairs=rounds * probes, rel_se=1e-12)
+        estimates = [measure(one, budget, file=default_file(one.identity) if keep else None) for one in prepared]
+        comparisons = tuple(compare(one.samples, estimates[0].samples, paired=paired) for one in estimates[1:])
+        found = Compared(
+            prepared=tuple(prepared),
+            estimates=tuple(estimates),
+            comparisons=comparisons,
+            paired=paired,
+            reached=all(_relative_error(one) <= settings.rel_se for one in comparisons),
+        )
+        on_round(found)
+        if found.reached or rounds == most:
+            return found
+        rounds += max(8, rounds // 2)
+
+
+def _relative_error(comparison: Comparison) -> float:
+    """Half the ratio's interval, as standard errors, over the ratio."""
+    low, high = comparison.ratio_ci
+    return (high - low) / (2 * 1.96 * abs(comparison.ratio)) if comparison.ratio else math.inf

@@ -1,0 +1,42 @@
+"""Largest eigenvalues and spectral density of a checkpoint's Hessian on one fixed set of batches."""
+
+from typing import Any
+
+from est_analysis.curvature.hvp import HessianOperator
+from est_analysis.curvature.lanczos import spectral_density, top_eigenvalues
+from est_analysis.experiments.trace import Prepared
+from est_analysis.rng import stream
+
+
+def spectrum_record(
+    prepared: Prepared, *, batches: int = 2, count: int = 5, steps: int = 20, probes: int = 2
+) -> dict[str, Any]:
+    """Top eigenvalues and density of the Hessian of the mean loss over the first batches.
+
+    Args:
+        prepared: the checkpoint.
+        batches: how many are taken as the data; the operator must stay fixed.
+        count: eigenvalues.
+        steps: Lanczos steps a probe of the density.
+        probes: of the density.
+    """
+    batches = min(batches, len(prepared.inputs))
+    data = [prepared.inputs[index] for index in range(batches)]
+    operator = HessianOperator(prepared.objective, data)
+    seed, device = prepared.identity["seed"], prepared.device
+
+    def generator(name: str):
+        return stream(seed, "spectrum", name, device=device)
+
+    # Three digits: the next batch's eigenvalues differ by more.
+    pairs = top_eigenvalues(operator.matvec, operator.n, count=count, generator=generator("top"), tolerance=1e-3)
+    density = spectral_density(
+        operator.matvec, operator.n, steps=steps, probes=probes, generator=generator("density")
+    )  # fmt: skip
+    return {
+        "targets": sum(prepared.objective.weight(batch) for batch in data),
+        "top_eigenvalues": [float(value) for value in pairs.values],
+        "density": {"grid": density.grid.tolist(), "density": density.density.tolist(), "width": float(density.width)},
+        "trace_of_these_batches": float(density.traces.mean()),
+        "matvecs": pairs.matvecs + density.matvecs,
+    }
