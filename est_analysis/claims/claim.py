@@ -143,7 +143,7 @@ def check_frame(frame: pd.DataFrame) -> None:
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise InputError(f"the frame has no column {', '.join(missing)}: it needs {', '.join(COLUMNS)}")
-    twice = frame[frame.duplicated(["run_id", "step", "metric"])]
+    twice = frame[frame.duplicated(["run_id", "seed", "step", "metric"])]
     if not twice.empty:
         row = twice.iloc[0]
         raise InputError(

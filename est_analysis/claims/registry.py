@@ -2,10 +2,10 @@
 
 from est_analysis.errors import unknown_name
 
-from . import est, raptr
+from . import est, raptr, raptr_polynomials, raptr_stability
 from .claim import Claim
 
-CLAIMS: dict[str, Claim] = {**est.CLAIMS, **raptr.CLAIMS}
+CLAIMS: dict[str, Claim] = {**est.CLAIMS, **raptr.CLAIMS, **raptr_polynomials.CLAIMS, **raptr_stability.CLAIMS}
 
 
 def find_claim(name: str) -> Claim:

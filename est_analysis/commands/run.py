@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from est_analysis.commands.options import Corpus, Json, Runs
+from est_analysis.errors import InputError
 
 
 def run_recipe(
@@ -48,38 +49,28 @@ def reproduce(
 
 
 def _reproduce(
-    name: str, scale_name: str, *, seeds: int | None, corpus: str, workers: int, runs: Path, out: Path, command: str,
+    name: str, scale: str, *, seeds: int | None, corpus: str, workers: int, runs: Path, out: Path, command: str,
     as_json: bool,
 ) -> None:  # fmt: skip
-    from est_analysis.experiments.recipes import find_recipe
-    from est_analysis.experiments.run import num_parameters
     from est_analysis.experiments.store import environment
-    from est_analysis.experiments.sweep import Sweep, run_all
+    from est_analysis.experiments.studies import find_study
+    from est_analysis.experiments.study import Request
     from est_analysis.report.build import build_report
 
-    recipe = find_recipe(name)
-    scale = recipe.scale(scale_name)
-    specs = recipe.specs(scale, corpus=corpus, seeds=seeds)
-    workers = workers or (1 if scale.device.startswith("cuda") else 2)
+    study, console = find_study(name), Console(stderr=True, quiet=as_json)
+    if seeds is not None and seeds < 1:
+        raise InputError(f"seeds={seeds} must be at least 1")
     start = time.monotonic()
-    size = num_parameters(specs[0])  # tokenizes: a bad corpus is refused before anything is announced
-    if not as_json:
-        Console(stderr=True).print(
-            f"{recipe.name}, {scale_name} scale: {len(specs)} runs of {scale.steps} steps, {workers} at once "
-            f"({scale.cost})",
-            highlight=False,
-        )
-    frame = run_all(Sweep(specs=specs, scale=scale, root=runs, workers=workers))
-    tokens = scale.steps * scale.batch_size * scale.seq_len
+    request = Request(
+        scale=scale, corpus=corpus, seeds=seeds, runs=runs, workers=workers,
+        say=lambda line: console.print(line, highlight=False),
+    )  # fmt: skip
+    frame, facts = study.run(request)
     context = {
-        "scale": scale_name,
-        "recipe": recipe.name,
-        "recipe_version": recipe.version,
-        "corpus": corpus,
-        "num_parameters": size,
-        "tokens_per_run": tokens,
-        "tokens_per_parameter": tokens / size,
-        "seeds": sorted({spec.seed for spec in specs}),
+        "scale": scale,
+        "recipe": study.name,
+        "recipe_version": study.version,
+        **facts,
         "environment": environment(),
         "wall_seconds": time.monotonic() - start,
         "command": command,
@@ -97,9 +88,9 @@ def _print_verdicts(page: Path, context: dict, *, as_json: bool) -> None:
         print(json.dumps({"report": str(page), **context, "claims": verdicts}, indent=1))
         return
     table = Table()
-    table.add_column("claim", overflow="fold", min_width=24)
+    table.add_column("claim", overflow="fold")
     for heading in ("verdict", "measured", "95 % interval"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for row in claims.itertuples():
         interval = "" if pd.isna(row.low) else f"{row.low:.4g} to {row.high:.4g}"
         measured = "" if pd.isna(row.effect) else f"{row.effect:.4g} {row.unit}"

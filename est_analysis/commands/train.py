@@ -11,7 +11,9 @@ from est_analysis.commands.options import Corpus, Json
 
 
 def train(
-    method: Annotated[str, typer.Option(help="full, est or raptr.")] = "est",
+    method: Annotated[
+        str, typer.Option(help="full, est, raptr, pld, stochastic_depth, raptr_reversed or gradual_stacking.")
+    ] = "est",
     schedule: Annotated[
         str, typer.Option(help="A published schedule or END:HEADS,MLP,LAYERS;..., stretched to --steps.")
     ] = "",

@@ -1,15 +1,10 @@
-"""Many runs side by side: a pool of processes, each run cached by its id and followed by its Hessian trace."""
+"""Many runs side by side, each cached by its id and followed by its Hessian trace."""
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pandas as pd
@@ -17,14 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from est_analysis.experiments.final_trace import measure_trace
+from est_analysis.experiments.pool import run_in_pool
 from est_analysis.experiments.recipes import Scale
 from est_analysis.experiments.run import prepare_data, run
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.store import collect
-from est_analysis.train.loop import Stopped
 from est_analysis.train.settings import Execution
 
-_POLL_SECONDS = 0.5
 _LINE_SECONDS = 30.0  # between plain progress lines where there is no terminal
 
 
@@ -60,64 +54,15 @@ def run_all(sweep: Sweep) -> pd.DataFrame:
     """
     data = prepare_data(sweep.specs[0])  # once, before several processes ask for it
     names = [run_id(spec, data_hash=data.hash) for spec in sweep.specs]
-    context = get_context("spawn")
-    stopping = context.Event()
-    with ProcessPoolExecutor(
-        sweep.workers, mp_context=context, initializer=_prepare_worker, initargs=(stopping,)
-    ) as pool:
-        futures = [pool.submit(_run_one, spec, sweep) for spec in sweep.specs]
-        try:
-            with _screen(sweep, names) as show:
-                _watch(futures, show)
-            for future in futures:
-                future.result()
-        except BaseException as error:
-            stopping.set()  # the pool hands out runs ahead of time: those must not start
-            workers = list((pool._processes or {}).values())  # shutdown forgets them
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in workers:
-                process.terminate()  # SIGTERM: the worker saves and ends
-            if not isinstance(error, KeyboardInterrupt | Stopped):
-                raise
-            raise Stopped(
-                f"stopped; finished and unfinished runs are saved in {sweep.root}, run the same command to resume"
-            ) from None
+    with _screen(sweep, names) as show:
+        arguments = [(spec, sweep) for spec in sweep.specs]
+        run_in_pool(_run_one, arguments, workers=sweep.workers, show=show, saved=str(sweep.root))
     return collect(sweep.root / name for name in names)
 
 
-def _watch(futures: Sequence[Future], show) -> None:
-    """Show progress until every run is done or one has failed."""
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=_POLL_SECONDS)
-        for future in done:
-            future.result()
-        show()
-
-
-_stopping: Event | None = None  # in a worker: set when the parent gives up
-
-
 def _run_one(spec: TrainSpec, sweep: Sweep) -> None:
-    if _stopping is not None and _stopping.is_set():
-        raise Stopped("not started")
     result = run(spec, sweep.execution, root=sweep.root)
     measure_trace(spec, sweep.scale, result.run_id, result.folder, result.checkpoint)
-
-
-def _prepare_worker(stopping: Event) -> None:
-    """In a worker: know when to start nothing more, and stop, saving, when the parent dies without a word (kill -9)."""
-    global _stopping
-    _stopping = stopping
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        stopping.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _last_step(path: Path) -> int:

@@ -1,14 +1,32 @@
 """Training methods, one file each. A new method is a new file and a line in `METHODS`."""
 
+from collections.abc import Mapping
+from dataclasses import fields
+
 from est_analysis.errors import InputError, unknown_name
 from est_analysis.methods.est import EST
 from est_analysis.methods.full import Full
-from est_analysis.methods.method import Method
+from est_analysis.methods.method import Growth, Method
+from est_analysis.methods.pld import PLD
 from est_analysis.methods.raptr import RaPTr
+from est_analysis.methods.raptr_reversed import RaPTrReversed
+from est_analysis.methods.stacking import GradualStacking
+from est_analysis.methods.stochastic_depth import StochasticDepth
 from est_analysis.subnet.mask import StackShape
 from est_analysis.subnet.schedule import find_schedule
 
-METHODS: dict[str, type[Method]] = {"full": Full, "est": EST, "raptr": RaPTr}
+METHODS: dict[str, type[Method]] = {
+    "full": Full,
+    "est": EST,
+    "raptr": RaPTr,
+    "raptr_reversed": RaPTrReversed,
+    "stochastic_depth": StochasticDepth,
+    "pld": PLD,
+    "gradual_stacking": GradualStacking,
+}
+Option = str | float | bool | None
+
+__all__ = ["METHODS", "Growth", "Method", "build_method", "find_method", "method_options"]
 
 
 def find_method(name: str) -> type[Method]:
@@ -22,6 +40,16 @@ def find_method(name: str) -> type[Method]:
     return METHODS[name]
 
 
+def method_options(name: str) -> dict[str, Option]:
+    """The options of the method called `name`, the fields that it adds to `Method`, with their defaults.
+
+    >>> method_options("pld")
+    {'theta': None, 'gamma_steps': 100.0, 'deepspeed_compat': False}
+    """
+    common = {field.name for field in fields(Method)}
+    return {field.name: field.default for field in fields(find_method(name)) if field.name not in common}
+
+
 def build_method(
     name: str,
     *,
@@ -30,6 +58,7 @@ def build_method(
     seed: int,
     schedule: str | None = None,
     output_scale: str = "none",
+    options: Mapping[str, Option] | None = None,
 ) -> Method:
     """The method called `name`, with its schedule stretched to `total_steps` and checked against `shape`.
 
@@ -39,14 +68,24 @@ def build_method(
         total_steps: steps of the run.
         seed: seed of the run.
         schedule: name of a schedule; the method's own published one unless given.
-        output_scale: RaPTr's factor on kept layers; other methods have none.
+        output_scale: the option of that name, for methods that have it.
+        options: values for the method's own fields (`method_options`).
 
     Raises:
-        InputError: unknown names, or rates that do not fit the shape.
+        InputError: unknown names, or rates or options that do not fit.
     """
-    kind = find_method(name)
-    if output_scale != "none" and kind is not RaPTr:
-        raise InputError(f"output scale '{output_scale}' belongs to raptr; {name} has none")
+    kind, known = find_method(name), method_options(name)
+    chosen = dict(options or {})
+    if output_scale != "none":
+        if "output_scale" not in known:
+            raise InputError(f"output scale '{output_scale}' belongs to raptr; {name} has none")
+        if chosen.setdefault("output_scale", output_scale) != output_scale:
+            raise InputError(
+                f"two output scales are given, '{output_scale}' and '{chosen['output_scale']}'; give one of them"
+            )
+    for option in chosen:
+        if option not in known:
+            there = f"its options are {', '.join(known)}" if known else "it has none"
+            raise InputError(f"unknown option '{option}' of method {name}; {there}")
     plan = find_schedule(schedule or kind.default_schedule).rescaled(total_steps)
-    options = {"output_scale": output_scale} if kind is RaPTr else {}
-    return kind(shape=shape, schedule=plan, seed=seed, **options).check()
+    return kind(shape=shape, schedule=plan, seed=seed, **chosen).check()

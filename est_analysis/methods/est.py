@@ -9,14 +9,14 @@ the LM head is most of the model. Rates must give whole numbers of heads, column
 
 from dataclasses import dataclass
 
-from est_analysis.methods.method import Method
+from est_analysis.methods.method import StagedMethod
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.subnet.sample import sample_fixed_size
 from est_analysis.subnet.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
-class EST(Method):
+class EST(StagedMethod):
     """Evolving Subnetwork Training."""
 
     default_schedule = "gpt2-est"

@@ -5,13 +5,13 @@ Source: what EST calls the original, or naive, training method. Cost: 1. It igno
 
 from dataclasses import dataclass
 
-from est_analysis.methods.method import Method
+from est_analysis.methods.method import StagedMethod
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.subnet.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full(Method):
+class Full(StagedMethod):
     """Train the complete model."""
 
     default_schedule = "full"

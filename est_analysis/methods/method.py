@@ -3,20 +3,37 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from est_analysis.errors import InputError
 from est_analysis.rng import stream
 from est_analysis.subnet.mask import StackShape, SubnetMask
 from est_analysis.subnet.schedule import Rates, Schedule
 
+OptimizerGrowth = Literal["copy", "zero", "reset_all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """Layers that become copies of others between two steps.
+
+    Attributes:
+        copies: (target, source) layers, 0-based; every source is read before any target is written.
+        optimizer: what the optimizer then knows of the targets. `copy`: what it knows of their sources, step counts
+            included; `zero`: nothing, as of new layers; `reset_all`: it forgets every parameter of the model.
+    """
+
+    copies: tuple[tuple[int, int], ...]
+    optimizer: OptimizerGrowth = "copy"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """A training method on a stack of a given shape, for a given schedule and seed.
 
-    The loop knows nothing else of a method. `mask` is a pure function of the step, so it may be called ahead of time,
-    on every rank and after a resume, and always gives the same subnetwork. A subclass is one file and one line in
-    `methods.METHODS`; its module docstring is the method's card.
+    The loop knows nothing else of a method. `mask` and `growth` are pure functions of the step, so they may be called
+    ahead of time, on every rank and after a resume, and always give the same. A subclass is one file and one line in
+    `methods.METHODS`; its module docstring is the method's card, and fields that it adds are its options.
 
     Attributes:
         shape: the stack to sample from.
@@ -29,13 +46,16 @@ class Method(ABC):
     seed: int
 
     @abstractmethod
-    def draw(self, rates: Rates, step: int) -> SubnetMask:
-        """The subnetwork for step number `step` (from 1) in a stage that does sample, at `rates`."""
-
     def mask(self, step: int) -> SubnetMask | None:
         """The subnetwork of step number `step` (from 1); None is the full model."""
-        rates = self._rates[self.schedule.stage_at(step)]
-        return None if rates.full else self.draw(rates, step)
+
+    def growth(self, step: int) -> Growth | None:
+        """What to copy just before step number `step` (from 1). Only methods that change the model have any."""
+        return None
+
+    def model_mask(self, step: int) -> SubnetMask | None:
+        """What counts as the model after step number `step`: None, all of it, unless some of it has yet to grow."""
+        return None
 
     def generator(self, step: int):
         """The generator of this step's mask."""
@@ -43,10 +63,24 @@ class Method(ABC):
 
     def check(self) -> "Method":
         """Draw once in every stage, so that rates that do not fit the shape are refused before training starts."""
-        for rates in self._rates:
-            if not rates.full:
-                self.draw(rates, 1)
+        for before in (0, *self.schedule.transitions):
+            self.mask(before + 1)
+            self.growth(before + 1)
         return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedMethod(Method):
+    """A method that draws from one law all through a stage of its schedule."""
+
+    @abstractmethod
+    def draw(self, rates: Rates, step: int) -> SubnetMask:
+        """The subnetwork for step number `step` (from 1) in a stage that does sample, at `rates`."""
+
+    def mask(self, step: int) -> SubnetMask | None:
+        """A draw at the rates of the step's stage; None where they are all 1."""
+        rates = self._rates[self.schedule.stage_at(step)]
+        return None if rates.full else self.draw(rates, step)
 
     @cached_property
     def _rates(self) -> tuple[Rates, ...]:

@@ -9,14 +9,14 @@ where the loss jumps when the depth changes.
 
 from dataclasses import dataclass
 
-from est_analysis.methods.method import Method, require_depth_only
+from est_analysis.methods.method import StagedMethod, require_depth_only
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.subnet.sample import OutputScale, sample_bernoulli
 from est_analysis.subnet.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
-class RaPTr(Method):
+class RaPTr(StagedMethod):
     """Random Part Training over layers, with I = {first, last}."""
 
     default_schedule = "bert-raptr-6-8-10-12"

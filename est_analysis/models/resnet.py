@@ -1,13 +1,33 @@
-"""The small residual net of RaPTr's polynomial experiments: the Transformer's stack without attention."""
+"""The small residual net of RaPTr's polynomial experiments: the Transformer's stack without attention.
+
+Its residual connections and its layer norms can be taken away, since RaPTr's theory says what then goes wrong.
+"""
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from est_analysis.errors import InputError
-from est_analysis.models.parts import Block, draw_parameters, run_stack
-from est_analysis.subnet.mask import StackShape, SubnetMask
+from est_analysis.models.parts import MLP, Block, draw_parameters, run_stack
+from est_analysis.subnet.mask import LayerMask, StackShape, SubnetMask
+
+_FULL = LayerMask()
+
+
+class PlainBlock(nn.Module):
+    """MLP(norm(x)) without the residual connection; bypassed, it is the identity all the same."""
+
+    def __init__(self, hidden: int, mlp_columns: int) -> None:
+        super().__init__()
+        self.mlp_norm = nn.LayerNorm(hidden)
+        self.mlp = MLP(hidden, mlp_columns)
+
+    def forward(self, x: Float[Tensor, "*batch D"], mask: LayerMask = _FULL) -> Float[Tensor, "*batch D"]:
+        """The layer's output."""
+        y = self.mlp(self.mlp_norm(x), mask)
+        return y if mask.sublayer_scale == 1 else mask.sublayer_scale * y
 
 
 class ResidualNet(nn.Module):
@@ -18,19 +38,37 @@ class ResidualNet(nn.Module):
         hidden: width of the residual stream.
         num_layers: number of residual blocks.
         mlp_columns: hidden units of each block's MLP; `hidden` unless given.
+        residual: if False, blocks are MLP(norm(x)).
+        layer_norm: if False, there is no norm, neither in the blocks nor at the end.
     """
 
-    def __init__(self, *, num_inputs: int, hidden: int, num_layers: int, mlp_columns: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        num_inputs: int,
+        hidden: int,
+        num_layers: int,
+        mlp_columns: int | None = None,
+        residual: bool = True,
+        layer_norm: bool = True,
+    ) -> None:
         super().__init__()
         columns = hidden if mlp_columns is None else mlp_columns
         if min(num_inputs, hidden, num_layers, columns) < 1:
             raise InputError(f"a residual net of sizes {(num_inputs, hidden, num_layers, columns)} has an empty one")
         self.shape = StackShape(num_layers=num_layers, num_heads=0, mlp_columns=columns)
+        self.residual, self.layer_norm = residual, layer_norm
         # Not initialised here: nn.Linear would draw from the global generator.
         self.inputs = nn.utils.skip_init(nn.Linear, num_inputs, hidden)
-        self.blocks = nn.ModuleList(Block(hidden, 0, columns) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            Block(hidden, 0, columns) if residual else PlainBlock(hidden, columns) for _ in range(num_layers)
+        )
         self.final_norm = nn.LayerNorm(hidden)
         self.output = nn.utils.skip_init(nn.Linear, hidden, 1)
+        if not layer_norm:
+            self.final_norm = nn.Identity()
+            for block in self.blocks:
+                block.mlp_norm = nn.Identity()
 
     def initialise(self, seed: int) -> "ResidualNet":
         """Weights N(0, 1/fan_in), biases 0, norms the identity; each from its own stream of `seed`."""
@@ -45,3 +83,9 @@ class ResidualNet(nn.Module):
     def forward(self, x: Float[Tensor, "B d"], mask: SubnetMask | None = None) -> Float[Tensor, " B"]:
         """One real output an input."""
         return self.output(self.final_norm(run_stack(self.blocks, self.inputs(x), mask))).squeeze(-1)
+
+    def loss(
+        self, x: Float[Tensor, "B d"], targets: Float[Tensor, " B"], mask: SubnetMask | None = None
+    ) -> Float[Tensor, ""]:
+        """Mean squared error."""
+        return torch.nn.functional.mse_loss(self(x, mask), targets)

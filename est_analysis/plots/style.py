@@ -1,7 +1,7 @@
 """One look for every figure: a colour, a marker and a line style a method, legible in print and without colour."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -28,9 +28,19 @@ METHOD_STYLES = {
     "raptr": MethodStyle(label="RaPTr", colour="#D55E00", marker="^", linestyle="-."),
     "pld": MethodStyle(label="PLD", colour="#009E73", marker="v", linestyle=":"),
     "stochastic_depth": MethodStyle(label="stochastic depth", colour="#56B4E9", marker="D", linestyle="-"),
-    "stacking": MethodStyle(label="stacking", colour="#CC79A7", marker="P", linestyle="--"),
+    "raptr_reversed": MethodStyle(label="RaPTr reversed", colour="#8C564B", marker="<", linestyle="--"),
+    "gradual_stacking": MethodStyle(label="gradual stacking", colour="#CC79A7", marker="P", linestyle="--"),
     "staged": MethodStyle(label="Staged Training", colour="#E69F00", marker="X", linestyle="-."),
     "msg": MethodStyle(label="MSG", colour="#8A7A00", marker="*", linestyle=":"),
+}
+
+# What may follow a method in a label such as `raptr/no-norm`, in words and in the order of figures and tables.
+CHANGES = {
+    "no-norm": "no layer norm",
+    "no-residual": "no residual",
+    "sqrt_gap": "√gap scaling",
+    "linear_gap": "gap scaling",
+    "inv_p": "1/p scaling",
 }
 
 _SETTINGS = {
@@ -62,20 +72,32 @@ def style() -> AbstractContextManager:
 def method_style(method: str) -> MethodStyle:
     """The style of `method`; a method without one of its own is drawn in grey under its own name.
 
-    >>> method_style("est").label, method_style("novel").label
-    ('EST', 'novel')
+    What follows a slash says how a method was changed, and leaves its style as it is.
+
+    >>> method_style("est").label, method_style("novel").label, method_style("raptr/no-residual/no-norm").label
+    ('EST', 'novel', 'RaPTr, no residual, no layer norm')
     """
-    return METHOD_STYLES.get(method, MethodStyle(label=method, colour="#777777", marker="d", linestyle=(0, (1, 1))))
+    name, *changes = method.split("/")
+    if name not in METHOD_STYLES:
+        return MethodStyle(label=method, colour="#777777", marker="d", linestyle=(0, (1, 1)))
+    look = METHOD_STYLES[name]
+    return replace(look, label=", ".join([look.label, *(CHANGES.get(change, change) for change in changes)]))
 
 
 def in_order(methods: pd.Series) -> list[str]:
     """The distinct `methods`, in the fixed order of `METHOD_STYLES` (the baseline first), others after them by name.
 
-    >>> in_order(pd.Series(["raptr", "novel", "full", "raptr"]))
-    ['full', 'raptr', 'novel']
+    >>> in_order(pd.Series(["raptr/no-norm", "novel", "full", "raptr"]))
+    ['full', 'raptr', 'raptr/no-norm', 'novel']
     """
     rank = {name: position for position, name in enumerate(METHOD_STYLES)}
-    return sorted(methods.unique(), key=lambda name: (rank.get(name, len(rank)), name))
+    change_rank = {name: position for position, name in enumerate(CHANGES)}
+
+    def key(label: str) -> tuple:
+        name, *changes = label.split("/")
+        return rank.get(name, len(rank)), [change_rank.get(change, len(change_rank)) for change in changes], label
+
+    return sorted(methods.unique(), key=key)
 
 
 def rows_of(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

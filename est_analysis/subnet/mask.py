@@ -8,6 +8,7 @@ Symbols of the papers and the names here:
 | I_L, I_H, I_M (EST 3.2) | the layers that are not None, `LayerMask.heads`, `LayerMask.columns` |
 | 1/p_H, 1/p_M (EST eqs. 5, 6) | `LayerMask.head_scale`, `LayerMask.column_scale` |
 | zeta_i, alpha_i (RaPTr, (p, I)-subnetwork) | a layer is None or not, `LayerMask.scale` |
+| G_i, 1/p_i (PLD) | a layer is None or not, `LayerMask.sublayer_scale` |
 
 A mask is a value. It is passed to `forward` as an argument and never stored in a module.
 """
@@ -40,6 +41,9 @@ class LayerMask:
         head_scale: factor on the attention output before its bias, 1/p_H in EST eq. 5.
         column_scale: factor on the MLP output before its bias, 1/p_M in EST eq. 6.
         scale: factor on the whole residual branch of the layer, alpha_i of RaPTr; 1 in EST (eq. 7).
+        sublayer_scale: factor on what attention adds to the residual stream and, apart from it, on what the MLP adds,
+            biases included: 1/p_i of PLD, whose MLP sees the attention output already scaled. Without attention it is
+            the same as `scale`.
     """
 
     heads: Tensor | None = None
@@ -47,6 +51,7 @@ class LayerMask:
     head_scale: float = 1.0
     column_scale: float = 1.0
     scale: float = 1.0
+    sublayer_scale: float = 1.0
 
     def to(self, device: torch.device | str) -> "LayerMask":
         """The same mask with its indices on `device`."""

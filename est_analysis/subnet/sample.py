@@ -1,12 +1,12 @@
-"""Drawing subnetworks: EST's fixed-size subsets and RaPTr's independent Bernoulli layers.
+"""Drawing subnetworks: EST's fixed-size subsets, RaPTr's independent Bernoulli layers, PLD's that fall with depth.
 
-Both take the shape of the stack, the sampling rates of the current stage and a generator, and return a `SubnetMask`.
-The two laws differ in more than name: EST draws exactly p*N units (eqs. 5-7), so every step of a stage costs the same;
-RaPTr keeps each layer independently, so only the expected cost is fixed.
+All take what to keep and a generator, and return a `SubnetMask`. The laws differ in more than name: EST draws exactly
+p*N units (eqs. 5-7), so every step of a stage costs the same; RaPTr and PLD keep each layer independently, so only the
+expected cost is fixed.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -141,4 +141,26 @@ def sample_bernoulli(
         factors = {i: gap**power for i, gap in zip(kept, _gaps(kept, shape.num_layers), strict=True)}
     return SubnetMask(
         layers=tuple(LayerMask(scale=factors[i]) if i in factors else None for i in range(shape.num_layers))
+    )
+
+
+def sample_gated(
+    keep_rates: Sequence[float], *, sublayer_scales: Sequence[float], generator: torch.Generator
+) -> SubnetMask:
+    """PLD's subnetwork: one gate a layer, G_i ~ Bernoulli(p_i) independently, each layer with its own p_i.
+
+    Args:
+        keep_rates: p_i of every layer, first layer first.
+        sublayer_scales: factor on attention and MLP output of a layer that is kept; 1/p_i in PLD.
+        generator: source of randomness.
+
+    >>> sample_gated([1, 0, 1], sublayer_scales=[1, 1, 2], generator=torch.Generator()).active_layers
+    (0, 2)
+    """
+    draws = torch.rand(len(keep_rates), generator=generator).tolist()
+    return SubnetMask(
+        layers=tuple(
+            LayerMask(sublayer_scale=scale) if draw < rate else None
+            for draw, rate, scale in zip(draws, keep_rates, sublayer_scales, strict=True)
+        )
     )

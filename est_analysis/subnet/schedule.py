@@ -6,8 +6,9 @@ derives the Bernoulli rate. Schedules are kept in their paper's own steps (or in
 proportions) and are rescaled to any number of steps.
 """
 
+import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from est_analysis.errors import InputError, unknown_name
 
@@ -46,14 +47,17 @@ class Schedule:
     Attributes:
         name: how it is called on the command line.
         source: where it comes from, and whether that could be verified.
-        stages: in order; ends strictly increase and no rate ever decreases.
+        stages: in order; ends strictly increase and no rate ever decreases (increases, if `falling`).
         warmup: number of first steps that train the full model before the first stage begins (RaPTr's UL2 recipe).
+        falling: the stages are in reverse order, from large to small: no published schedule, but the control that
+            separates the order of sizes from random dropping.
     """
 
     name: str
     source: str
     stages: tuple[Stage, ...]
     warmup: int = 0
+    falling: bool = False
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -61,13 +65,14 @@ class Schedule:
         ends = [self.warmup, *(stage.until for stage in self.stages)]
         if self.warmup < 0 or any(b <= a for a, b in pairwise(ends)):
             raise InputError(f"schedule '{self.name}' has stage ends {ends[1:]}; each must lie after the one before it")
+        change, rule = ("grows", "only shrink when reversed") if self.falling else ("shrinks", "only grow")
         for before, after in pairwise(self.stages):
             for axis in ("heads", "mlp", "layers"):
-                low, high = getattr(after.rates, axis), getattr(before.rates, axis)
-                if low < high:
+                old, new = getattr(before.rates, axis), getattr(after.rates, axis)
+                if new > old if self.falling else new < old:
                     raise InputError(
-                        f"schedule '{self.name}' shrinks {axis} from {high:g} to {low:g} at step {before.until}; "
-                        "subnetworks may only grow"
+                        f"schedule '{self.name}' {change} {axis} from {old:g} to {new:g} at step {before.until}; "
+                        f"subnetworks may {rule}"
                     )
 
     @property
@@ -87,6 +92,11 @@ class Schedule:
         """The steps after which the rates change, the end of training not included."""
         ends = tuple(stage.until for stage in self.stages[:-1])
         return (self.warmup, *ends) if self.warmup else ends
+
+    @property
+    def mean_layers(self) -> float:
+        """Mean p_L over all steps: the share of the layers that a method that only drops layers runs."""
+        return math.fsum(steps * rates.layers for steps, rates in self.spans) / self.total_steps
 
     def stage_at(self, step: int) -> int:
         """Index into `spans` of the stage that trains step number `step` (from 1; later steps stay in the last)."""
@@ -111,6 +121,13 @@ class Schedule:
             )
         stages = tuple(replace(stage, until=end) for stage, end in zip(self.stages, ends[1:], strict=True))
         return replace(self, stages=stages, warmup=ends[0])
+
+    def in_reverse(self) -> "Schedule":
+        """The same stages in reverse order, each with its own length; a full-model warm-up stays first."""
+        lengths = [b - a for a, b in pairwise([self.warmup, *(stage.until for stage in self.stages)])]
+        ends = list(accumulate(reversed(lengths), initial=self.warmup))[1:]
+        stages = tuple(replace(stage, until=end) for stage, end in zip(reversed(self.stages), ends, strict=True))
+        return replace(self, stages=stages, falling=not self.falling)
 
 
 def _est(name: str, source: str, *stages: tuple[int, float, float, float]) -> Schedule:
@@ -153,6 +170,13 @@ _ALL = [
     ),
     _est("tinyllama-est", "EST 4.2", (10 * _K, 0.5, 0.5, 0.5), (25 * _K, 0.5, 0.5, 1), (60 * _K, 1, 1, 1)),
     _depths("bert-raptr-6-8-10-12", "RaPTr, BERT-base: mean depths in equal stages", 12, (6, 8, 10, 12), 1),
+    _depths(
+        "bert-stacking-6-9-12",
+        "gradual stacking (Reddi et al. 2023), BERT-base: depths in equal stages, lengths that give RaPTr's 25 %",
+        12,
+        (6, 9, 12),
+        1,
+    ),
     _depths(
         "ul2-raptr-12-16-20-24",
         "RaPTr, UL2-1.6B: 30k steps of full-model warm-up are the paper's; the depths and 100k steps are unverified",

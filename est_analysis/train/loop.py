@@ -1,7 +1,8 @@
 """The one training loop.
 
-It knows a model with `loss(tokens, labels, mask)`, a `Method` that gives the mask of a step, and batches that are a
-pure function of the step. Everything else it needs to continue after any interruption is in the newest checkpoint.
+It knows a model with `loss(tokens, labels, mask)`, a `Method` that gives the mask of a step and the growth before it,
+and batches that are a pure function of the step. Everything else it needs to continue after any interruption is in the
+newest checkpoint.
 """
 
 import math
@@ -26,6 +27,7 @@ from est_analysis.subnet.mask import SubnetMask
 from est_analysis.train.allocator import keep_freed_memory
 from est_analysis.train.checkpoint import Checkpoints
 from est_analysis.train.distributed import Ranks
+from est_analysis.train.growth import apply_growth
 from est_analysis.train.index_generator import IndexGenerator
 from est_analysis.train.optim import build_optimizer, learning_rate, set_learning_rate
 from est_analysis.train.progress import Display, display
@@ -45,7 +47,7 @@ class Job:
         run_id: name of the run in its rows.
         folder: where rows and checkpoints go.
         model: initialised, on the CPU; trained in place.
-        method: decides the mask of each step.
+        method: decides the mask of each step, and the growth before it.
         batches: training batches.
         validation: fixed batches for the full model's loss.
         settings: optimisation and measurement.
@@ -89,7 +91,7 @@ def train(job: Job, execution: Execution, ranks: Ranks | None = None) -> Path | 
     if execution.threads:
         torch.set_num_threads(execution.threads)
     shown = execution.progress and ranks.main
-    with display(job.run_id, job.settings.steps, shown=shown) as screen, _stop_requests() as stop_requested:
+    with display(job.run_id, job.settings.steps, shown=shown) as screen, stop_requests() as stop_requested:
         trainer = _Trainer(job, execution, ranks, screen, stop_requested)
         try:
             return trainer.run()
@@ -153,6 +155,9 @@ class _Trainer:
 
     def _step(self, step: int, mask: SubnetMask | None) -> None:
         start = time.perf_counter()
+        growth = self.job.method.growth(step)
+        if growth:
+            apply_growth(self.model.blocks, self.optimizer, growth)
         set_learning_rate(self.optimizer, learning_rate(step, self.settings))
         loss = self._gradients(step, mask)
         self.ranks.average_gradients(self.parameters)
@@ -261,9 +266,10 @@ class _Trainer:
         self._collect()
         mine = self.job.validation[self.ranks.rank :: self.ranks.world_size]
         total = torch.zeros(2, dtype=torch.float64, device=self.execution.device)
+        mask = self.job.method.model_mask(self.done.step)
         for tokens, labels in mine:
             with self._autocast():
-                loss = self.model.loss(tokens.to(self.execution.device), labels.to(self.execution.device))
+                loss = self.model.loss(tokens.to(self.execution.device), labels.to(self.execution.device), mask)
             total += torch.stack([loss.double() * labels.numel(), loss.new_tensor(labels.numel()).double()])
         summed = self.ranks.mean(total)
         validation = float(summed[0] / summed[1])
@@ -307,7 +313,7 @@ class _Trainer:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """Turn Ctrl-C and SIGTERM into a request to stop after the current step; a second Ctrl-C stops at once."""
     requests: list[int] = []
 

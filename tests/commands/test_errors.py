@@ -7,8 +7,8 @@ import pytest
 from est_analysis.models.config import PRESETS, ModelConfig
 
 TRAIN = [
-    (["--method", "ets"], "unknown method 'ets': did you mean 'est'? Known: est, full, raptr"),
-    (["--method", "zzz"], "unknown method 'zzz': Known: est, full, raptr"),
+    (["--method", "ets"], "unknown method 'ets': did you mean 'est'? Known: est, full, "),
+    (["--method", "zzz"], "unknown method 'zzz': Known: est, full, gradual_stacking, pld"),
     (["--schedule", "gpt2-ets"], "unknown schedule 'gpt2-ets': did you mean 'gpt2-est'? Known: bert-raptr-6-8-10-12, "),
     (["--preset", "tinny"], "unknown preset 'tinny': did you mean 'tiny'? Known: gpt2, mini, odd, small, tiny"),
     (["--family", "gpt"], "unknown family 'gpt': did you mean 'gpt2'? Known: gpt2"),
@@ -68,7 +68,7 @@ def test_train(train, tmp_path, arguments, message):
 
 
 OTHERS = [
-    ("run reprodcue", "unknown recipe 'reprodcue': did you mean 'reproduce'? Known: reproduce"),
+    ("run reprodcue", "unknown recipe 'reprodcue': did you mean 'reproduce'? Known: poly-raptr-vs-pld, reproduce, "),
     ("run reproduce --scale smoek", "unknown scale 'smoek': did you mean 'smoke'? Known: gpu, quick, report, smoke"),
     ("run reproduce --scale smoke --seeds 0", "seeds=0 must be at least 1"),
     ("reproduce --scale smoke --seeds -1", "seeds=-1 must be at least 1"),

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from est_analysis.errors import InputError
+from est_analysis.experiments import pool
 from est_analysis.experiments import sweep as module
 from est_analysis.experiments.final_trace import measure_trace
 from est_analysis.experiments.recipes import RECIPES, Scale, find_recipe
@@ -36,7 +37,7 @@ def fail_or_wait(spec, sweep):
 @pytest.fixture
 def forked(monkeypatch):
     """Workers by fork, quick to start; fine for work that does not compute."""
-    monkeypatch.setattr(module, "get_context", lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(pool, "get_context", lambda _: multiprocessing.get_context("fork"))
 
 
 def wait_for(path, seconds=10):

@@ -7,15 +7,18 @@ import pytest
 import torch
 
 from est_analysis.errors import InputError
-from est_analysis.methods import METHODS, build_method, find_method
-from est_analysis.methods.method import Method
+from est_analysis.methods import METHODS, build_method, find_method, method_options
+from est_analysis.methods.method import Growth, Method
 from est_analysis.subnet.mask import StackShape, SubnetMask
 from est_analysis.subnet.sample import sample_bernoulli, sample_fixed_size
 from est_analysis.subnet.schedule import SCHEDULES, Rates, Schedule, Stage, find_schedule
 
-SHAPE = StackShape(num_layers=6, num_heads=4, mlp_columns=8)
+SHAPE = StackShape(num_layers=12, num_heads=4, mlp_columns=8)
 STEPS = 60
+DETERMINISTIC = {"full", "gradual_stacking"}
 every_method = pytest.mark.parametrize("name", METHODS)
+# Those whose law does not change within a stage of their schedule, and is that of the stage.
+every_staged_method = pytest.mark.parametrize("name", sorted(METHODS.keys() - {"pld", "stochastic_depth"}))
 
 
 def _build(name, **changes):
@@ -35,7 +38,7 @@ def _key(mask):
 
 
 def _scales(layer):
-    return (layer.head_scale, layer.column_scale, layer.scale)
+    return (layer.head_scale, layer.column_scale, layer.scale, layer.sublayer_scale)
 
 
 def _constant(method, rates, **changes):
@@ -65,10 +68,12 @@ def test_the_mask_is_a_pure_function_of_seed_and_step(name):
 
 @every_method
 def test_sampling_methods_differ_by_step_and_seed(name):
-    masks = [[_key(_build(name, seed=seed).mask(step)) for step in range(1, 8)] for seed in (0, 1)]
-    if name != "full":
-        assert len(set(masks[0])) > 1
-        assert masks[0] != masks[1]
+    masks = [[_key(_build(name, seed=seed).mask(step)) for step in range(1, STEPS + 1)] for seed in (0, 1)]
+    if name in DETERMINISTIC:
+        assert masks[0] == masks[1]
+    else:
+        assert len(set(masks[0])) > STEPS / 4
+        assert sum(one != other for one, other in zip(*masks, strict=True)) > STEPS / 4
 
 
 @every_method
@@ -81,6 +86,18 @@ def test_global_rng_is_untouched(name):
 
 
 @every_method
+def test_growth_is_a_pure_function_of_the_step_and_fits_the_shape(name):
+    steps = range(1, STEPS + 5)
+    growths = [_build(name).growth(step) for step in steps]
+    method = _build(name, seed=1)
+    assert [method.growth(step) for step in reversed(steps)][::-1] == growths
+    assert any(growths) == (name == "gradual_stacking")
+    for growth in filter(None, growths):
+        assert isinstance(growth, Growth)
+        assert {layer for copy in growth.copies for layer in copy} <= set(range(SHAPE.num_layers))
+
+
+@every_staged_method
 def test_full_stages_and_only_they_give_no_mask(name):
     method = _build(name)
     for step in range(1, STEPS + 5):
@@ -121,7 +138,7 @@ def _agrees_with_rates(masks, rates):
     )
 
 
-@every_method
+@every_staged_method
 def test_active_counts_match_the_rates_of_every_stage(name):
     method = _build(name)
     for _, rates in method.schedule.spans:
@@ -136,13 +153,13 @@ def test_active_counts_match_the_rates_of_every_stage(name):
 
 def test_est_sizes_are_exact_at_every_step():
     held = _constant(_build("est"), Rates(heads=0.25, mlp=0.5, layers=1 / 3))
-    assert {_sizes(held.mask(step)) for step in range(1, 200)} == {(2, 1, 4)}
+    assert {_sizes(held.mask(step)) for step in range(1, 200)} == {(4, 1, 4)}
 
 
 def test_raptr_always_keeps_the_first_and_the_last_layer():
     held = _constant(_build("raptr"), Rates(layers=0.5))
     actives = [held.mask(step).active_layers for step in range(1, 200)]
-    assert all({0, 5} <= set(active) for active in actives)
+    assert all({0, 11} <= set(active) for active in actives)
     assert len({len(active) for active in actives}) > 1, "depth is random, not fixed"
 
 
@@ -151,21 +168,21 @@ def test_methods_draw_the_samplers_law_from_the_named_stream(scale):
     rates = Rates(layers=0.5)
     raptr, est = _constant(_build("raptr", output_scale=scale), rates), _constant(_build("est"), rates)
     for step in (1, 2, 77):
-        expected = sample_bernoulli(SHAPE, 3, always_kept={0, 5}, scale=scale, generator=raptr.generator(step))
+        expected = sample_bernoulli(SHAPE, 6, always_kept={0, 11}, scale=scale, generator=raptr.generator(step))
         assert _key(raptr.mask(step)) == _key(expected)
         assert _key(est.mask(step)) == _key(sample_fixed_size(SHAPE, rates, generator=est.generator(step)))
 
 
 def test_full_ignores_any_schedule():
     method = _build("full", schedule="gpt2-est")
-    assert {_key(method.mask(step)) for step in range(1, STEPS)} <= {None, _key(SubnetMask.full(6))}
+    assert {_key(method.mask(step)) for step in range(1, STEPS)} <= {None, _key(SubnetMask.full(12))}
 
 
 def test_the_schedule_is_stretched_to_the_run():
     method = _build("est", total_steps=150)
     assert method.schedule == find_schedule("gpt2-est").rescaled(150)
     sizes = {step: _sizes(method.mask(step)) for step in (1, 20, 21, 70)}
-    assert sizes == {1: (3, 2, 4), 20: (3, 2, 4), 21: (6, 2, 4), 70: (6, 2, 4)}
+    assert sizes == {1: (6, 2, 4), 20: (6, 2, 4), 21: (12, 2, 4), 70: (12, 2, 4)}
     assert method.mask(71) is None
 
 
@@ -184,6 +201,16 @@ def test_the_schedule_is_stretched_to_the_run():
         ("est", {"output_scale": "sqrt_gap"}, "output scale 'sqrt_gap' belongs to raptr; est has none"),
         ("full", {"output_scale": "inv_p"}, "output scale 'inv_p' belongs to raptr; full has none"),
         ("raptr", {"output_scale": "cubic"}, "unknown output scale 'cubic'"),
+        (
+            "raptr",
+            {"output_scale": "inv_p", "options": {"output_scale": "none"}},
+            "two output scales are given, 'inv_p'",
+        ),
+        ("raptr", {"options": {"output_scale": "cubic"}}, "unknown output scale 'cubic'"),
+        ("raptr", {"options": {"theta": 0.5}}, "unknown option 'theta' of method raptr; its options are output_scale"),
+        ("full", {"options": {"theta": 0.5}}, "unknown option 'theta' of method full; it has none"),
+        ("pld", {"options": {"seed": 1}}, "unknown option 'seed' of method pld; its options are theta, gamma_steps"),
+        ("pld", {"output_scale": "inv_p"}, "output scale 'inv_p' belongs to raptr; pld has none"),
         ("raptr", {"schedule": "gpt2-est"}, "schedule 'gpt2-est' samples heads or MLP columns, raptr only layers"),
         ("raptr", {"schedule": "gpt2-three-stage"}, "samples heads or MLP columns, raptr only layers"),
         ("raptr", {"shape": replace(SHAPE, num_layers=3)}, "a mean depth of 1.5 of 3 layers cannot be met with 2"),
@@ -207,3 +234,22 @@ def test_check_looks_at_every_stage():
 @every_method
 def test_find_method(name):
     assert find_method(name) is METHODS[name]
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_options_are_the_fields_a_method_adds(name):
+    defaults = method_options(name)
+    built = _build(name, options=defaults)
+    assert built == _build(name)
+    assert not defaults.keys() & {"shape", "schedule", "seed"}
+    for option, default in defaults.items():
+        assert getattr(built, option) == default
+
+
+def test_an_option_reaches_the_method():
+    assert _build("raptr", options={"output_scale": "inv_p"}) == _build("raptr", output_scale="inv_p")
+    assert _build("pld", options={"theta": 0.5}).theta == 0.5
+    assert _build("gradual_stacking", options={"optimizer": "zero"}).optimizer == "zero"

@@ -6,12 +6,12 @@ from est_analysis.models.gpt2 import GPT2
 from est_analysis.rng import stream
 
 
-def _randomise(module):
+def _randomise(module, seed=0):
     """Every parameter random and of order one, biases and norms too, in float64: nothing is zero by construction."""
     module.double()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            parameter.normal_(1.0 if "norm.weight" in name else 0.0, 0.4, generator=stream(0, "fill", name))
+            parameter.normal_(1.0 if "norm.weight" in name else 0.0, 0.4, generator=stream(seed, "fill", name))
     return module
 
 

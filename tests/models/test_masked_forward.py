@@ -8,7 +8,7 @@ from est_analysis.errors import InputError
 from est_analysis.models.parts import run_stack
 from est_analysis.rng import stream
 from est_analysis.subnet.mask import LayerMask, StackShape, SubnetMask
-from est_analysis.subnet.sample import sample_bernoulli, sample_fixed_size
+from est_analysis.subnet.sample import sample_bernoulli, sample_fixed_size, sample_gated
 from est_analysis.subnet.schedule import Rates
 
 SHAPE = StackShape(num_layers=4, num_heads=3, mlp_columns=10)
@@ -39,6 +39,8 @@ MASKS = {
     "scales without sampling": _one(head_scale=0.5, column_scale=2.0),
     "layer scale": _one(scale=1.7),
     "layer scale and sampling": _one(heads=torch.tensor([1]), columns=torch.tensor([5, 6]), head_scale=2.0, scale=0.4),
+    "sublayer scale": _one(sublayer_scale=1.6),
+    "every scale": _one(heads=torch.tensor([1]), head_scale=2.0, column_scale=0.8, scale=0.4, sublayer_scale=1.6),
     "first bypassed": SubnetMask(layers=(None, LayerMask(), LayerMask(), LayerMask())),
     "last bypassed": SubnetMask(layers=(LayerMask(), LayerMask(), LayerMask(), None)),
     "all bypassed": SubnetMask(layers=(None,) * 4),
@@ -48,6 +50,7 @@ MASKS = {
     "raptr inv_p": _raptr(1, "inv_p"),
     "raptr sqrt_gap": _raptr(2, "sqrt_gap"),
     "raptr linear_gap": _raptr(3, "linear_gap"),
+    "pld": sample_gated([0.9, 0.8, 0.6, 0.5], sublayer_scales=[1 / 0.9, 1.25, 1 / 0.6, 2], generator=stream(1, "mask")),
 }
 
 
@@ -81,8 +84,9 @@ def _dense_mlp(x, part, switch):
 def _dense_block(x, block, layer):
     heads = _switch(layer.heads, SHAPE.num_heads, layer.head_scale)
     columns = _switch(layer.columns, SHAPE.mlp_columns, layer.column_scale)
-    y = x + _dense_attention(_norm(x, block.attention_norm), block.attention, heads)
-    return y + _dense_mlp(_norm(y, block.mlp_norm), block.mlp, columns)
+    # PLD's h = x + G Attn(LN x)/p, then h + G FFN(LN h)/p: the MLP sees what attention adds already scaled.
+    y = x + layer.sublayer_scale * _dense_attention(_norm(x, block.attention_norm), block.attention, heads)
+    return y + layer.sublayer_scale * _dense_mlp(_norm(y, block.mlp_norm), block.mlp, columns)
 
 
 def _dense_logits(model, tokens, mask):

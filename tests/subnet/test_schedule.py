@@ -1,6 +1,7 @@
 """The published schedules, literally, and the arithmetic of stages."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -46,10 +47,11 @@ def test_table_1_has_three_equal_stages():
     ("name", "num_layers", "depths", "warmup", "ends"),
     [
         ("bert-raptr-6-8-10-12", 12, (6, 8, 10, 12), 0, (1, 2, 3, 4)),
+        ("bert-stacking-6-9-12", 12, (6, 9, 12), 0, (1, 2, 3)),
         ("ul2-raptr-12-16-20-24", 24, (12, 16, 20, 24), 30_000, (47_500, 65_000, 82_500, 100_000)),
     ],
 )
-def test_raptr_schedules_are_mean_depths_in_equal_stages(name, num_layers, depths, warmup, ends):
+def test_schedules_of_depths_have_equal_stages(name, num_layers, depths, warmup, ends):
     schedule = find_schedule(name)
     assert [stage.rates.layers * num_layers for stage in schedule.stages] == pytest.approx(depths, rel=1e-15)
     assert {(stage.rates.heads, stage.rates.mlp) for stage in schedule.stages} == {(1, 1)}
@@ -151,6 +153,42 @@ def test_too_few_steps(name, total, stages):
 def test_a_warm_up_never_vanishes():
     with pytest.raises(InputError, match="too few"):
         _make((50, 0.5), (100, 1), warmup=1).rescaled(10)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mean"),
+    [
+        (find_schedule("bert-raptr-6-8-10-12"), 9 / 12),
+        (find_schedule("bert-stacking-6-9-12"), 9 / 12),
+        (find_schedule("ul2-raptr-12-16-20-24"), 0.3 + 0.7 * 18 / 24),
+        (find_schedule("gpt2-est"), (20 * 0.5 + 130) / 150),
+        (_make((1, 0.25), (4, 0.5), (10, 1), warmup=0), (0.25 + 3 * 0.5 + 6) / 10),
+        (_make((3, 0.25), (4, 0.5), warmup=1), (1 + 2 * 0.25 + 0.5) / 4),
+        (find_schedule("full"), 1),
+    ],
+)
+def test_mean_layers_is_weighted_by_steps_warm_up_included(schedule, mean):
+    assert schedule.mean_layers == pytest.approx(mean, rel=1e-15)
+
+
+def test_in_reverse_every_stage_keeps_its_length_and_the_warm_up_stays_first():
+    schedule = _make((3, 0.25), (4, 0.5), (9, 1), warmup=1)
+    turned = schedule.in_reverse()
+    assert [(steps, rates.layers) for steps, rates in turned.spans] == [(1, 1), (5, 1), (1, 0.5), (2, 0.25)]
+    assert turned.transitions == (1, 6, 7)
+    assert turned.falling
+    assert turned.in_reverse() == schedule
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_in_reverse_costs_the_same_and_may_not_grow(name):
+    schedule = SCHEDULES[name]
+    turned = schedule.in_reverse()
+    assert turned.mean_layers == pytest.approx(schedule.mean_layers, rel=1e-15)
+    assert turned.total_steps == schedule.total_steps
+    if len(schedule.stages) > 1:
+        with pytest.raises(InputError, match=r"grows .* at step .*; subnetworks may only shrink when reversed"):
+            replace(schedule, falling=True)
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,29 @@ class Harness:
     config = CONFIG
     quiet = QUIET
 
-    def job(self, folder, *, method="est", schedule=None, seed=0, at=None, action="kill", double=False, **settings):
+    def job(
+        self,
+        folder,
+        *,
+        method="est",
+        schedule=None,
+        options=None,
+        seed=0,
+        at=None,
+        action="kill",
+        double=False,
+        **settings,
+    ):
         settings = Settings(**{"steps": 12, "lr": 1e-2, "log_every": 4, "eval_every": 7, "save_every": 5} | settings)
         tokens = np.random.default_rng(seed).integers(0, CONFIG.vocab_size, 700).astype(np.uint16)
         batches = Batches(tokens[:600], seq_len=16, batch_size=4, seed=seed)
         built = build_method(
-            method, shape=CONFIG.architecture(16).stack, total_steps=settings.steps, seed=seed, schedule=schedule
+            method,
+            shape=CONFIG.architecture(16).stack,
+            total_steps=settings.steps,
+            seed=seed,
+            schedule=schedule,
+            options=options,
         )
         model = GPT2(CONFIG).initialise(seed)
         permanent = frozenset({0, settings.steps, *built.schedule.transitions})

@@ -17,7 +17,8 @@ def content(mask):
         return None if index is None else index.tolist()
 
     return [
-        layer and (plain(layer.heads), plain(layer.columns), layer.head_scale, layer.scale) for layer in mask.layers
+        layer and (plain(layer.heads), plain(layer.columns), layer.head_scale, layer.scale, layer.sublayer_scale)
+        for layer in mask.layers
     ]
 
 

@@ -12,11 +12,16 @@ from est_analysis.methods import METHODS
 from est_analysis.models.hf import load_folder
 from est_analysis.train.loop import Stopped
 
-# 12 steps, rows every 4, validation every 7, checkpoints every 5; gpt2-est changes after 2 and 6, raptr after 3, 6, 9.
+# 12 steps, rows every 4, validation every 7, checkpoints every 5; gpt2-est changes after 2 and 6, raptr and its
+# controls after 3, 6 and 9, stacking grows after 4 and 8.
 POINTS = {
     "full": {"first": 1, "mid-window": 3, "before a save": 5, "after a save": 6, "last": 12},
     "est": {"before a transition": 2, "after it": 3, "mid-window": 5, "mid-interval": 9, "last": 12},
     "raptr": {"before a transition": 3, "after it": 4, "mid-window": 6, "mid-interval": 8, "last": 12},
+    "raptr_reversed": {"before a transition": 6, "after it": 7},
+    "stochastic_depth": {"mid-interval": 8},
+    "pld": {"after the full step": 2, "mid-interval": 8},
+    "gradual_stacking": {"before growth": 4, "at growth": 5, "between growths": 7, "at the last growth": 9},
 }
 CASES = [
     pytest.param(method, point, action, id=f"{method}-{name}-{action}")

@@ -1,0 +1,92 @@
+"""A pool of worker processes that saves what it has when it is stopped."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from est_analysis.train.loop import Stopped
+
+_POLL_SECONDS = 0.5
+
+
+def run_in_pool(
+    function: Callable[..., Any],
+    arguments: Sequence[tuple],
+    *,
+    workers: int,
+    show: Callable[[], None],
+    saved: str,
+) -> list[Any]:
+    """`function(*arguments[i])` for every i, `workers` at once, in fresh processes; the results in order.
+
+    Args:
+        function: importable by name; saves its state and raises on SIGTERM.
+        arguments: of each call.
+        workers: processes at once.
+        show: called twice a second while it runs.
+        saved: where the unfinished work is, for the message.
+
+    Raises:
+        Stopped: interrupted; every unfinished call has had the time to save its state.
+        InputError: a call failed for a reason the user can mend; finished ones are kept.
+    """
+    context = get_context("spawn")
+    stopping = context.Event()
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_prepare_worker, initargs=(stopping,)
+    ) as pool:  # fmt: skip
+        futures = [pool.submit(_call, function, one) for one in arguments]
+        try:
+            _watch(futures, show)
+            return [future.result() for future in futures]
+        except BaseException as error:
+            stopping.set()  # the pool hands out calls ahead of time: those must not start
+            processes = list((pool._processes or {}).values())  # shutdown forgets them
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()  # SIGTERM: the worker saves and ends
+            if not isinstance(error, KeyboardInterrupt | Stopped):
+                raise
+            raise Stopped(
+                f"stopped; finished and unfinished runs are saved in {saved}, run the same command to resume"
+            ) from None
+
+
+def _watch(futures: Sequence[Future], show: Callable[[], None]) -> None:
+    """Show progress until every call is done or one has failed."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=_POLL_SECONDS)
+        for future in done:
+            future.result()
+        show()
+
+
+_stopping: Event | None = None  # in a worker: set when the parent gives up
+
+
+def _call(function: Callable[..., Any], arguments: tuple) -> Any:
+    if _stopping is not None and _stopping.is_set():
+        raise Stopped("not started")
+    return function(*arguments)
+
+
+def _prepare_worker(stopping: Event) -> None:
+    """In a worker: know when to start nothing more, and stop, saving, when the parent dies without a word (kill -9)."""
+    global _stopping
+    _stopping = stopping
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        stopping.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,60 @@
+"""What every recipe is to the command that runs it: a name, scales, and a measurement that gives a tidy frame."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from est_analysis.errors import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        scale: a key of the study's scales.
+        corpus: the text, for studies that train on one.
+        seeds: how many instead of the scale's own.
+        runs: folder of all runs.
+        workers: processes at once; 0 leaves it to the study.
+        say: takes a line of progress.
+    """
+
+    scale: str
+    corpus: str
+    seeds: int | None
+    runs: Path
+    workers: int
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A recipe that can be run.
+
+    Attributes:
+        name: on the command line; claims name it too.
+        description: one sentence.
+        version: raise it when the runs change.
+        scales: what each costs, in words.
+        measure: request -> tidy frame (run_id, method, schedule, seed, step, metric, value) and facts for the report.
+    """
+
+    name: str
+    description: str
+    version: int
+    scales: Mapping[str, str]
+    measure: Callable[[Request], tuple[pd.DataFrame, dict[str, Any]]]
+
+    def run(self, request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Measure, after checking the scale.
+
+        Raises:
+            InputError: this study has no such scale.
+        """
+        if request.scale not in self.scales:
+            raise unknown_name("scale", request.scale, self.scales)
+        return self.measure(request)
