@@ -10,6 +10,7 @@ from est_analysis import __version__
 from est_analysis.commands.compare import compare
 from est_analysis.commands.flops import flops
 from est_analysis.commands.run import reproduce, run_recipe
+from est_analysis.commands.stability import stability
 from est_analysis.commands.trace import merge, trace
 from est_analysis.commands.train import train
 from est_analysis.errors import InputError
@@ -25,6 +26,7 @@ app.command()(train)
 app.command()(trace)
 app.command()(compare)
 app.command()(merge)
+app.command()(stability)
 app.command()(flops)
 app.command(name="run")(run_recipe)
 

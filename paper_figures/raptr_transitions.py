@@ -1,7 +1,7 @@
 """What a stage transition does to the loss, with and without residual connections, layer norm and scaling.
 
-Run it as `python paper_figures/raptr_transitions.py`. It reads `data/poly_transitions.csv` (tidy rows of the runs),
-takes seconds and loads no torch. The paper's own values could not be read, so none are shown.
+Run it as `python paper_figures/raptr_transitions.py`. It reads `data/poly_transitions.csv` (tidy rows of the runs,
+thinned by `data/thin.py`), takes seconds and loads no torch. None of the paper's own values could be read.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from est_analysis.errors import InputError
 
 HERE = Path(__file__).resolve().parent
 MEASURED = HERE / "data" / "poly_transitions.csv"
-COMMAND = "est run transition-smoothness --scale quick"
+COMMAND = "est run transition-smoothness --scale report"
 
 
 def read_rows(path: Path) -> pd.DataFrame:
     """The tidy rows in `path`; a missing or untidy file is an `InputError`."""
     if not path.is_file():
-        raise InputError(f"no measured data at '{path}': run '{COMMAND}' and copy its report's rows.csv there")
+        raise InputError(f"no measured data at '{path}': run '{COMMAND}' and thin its rows.csv with data/thin.py")
     frame = pd.read_csv(path)
     if not {"run_id", "method", "seed", "step", "metric", "value"} <= set(frame.columns):
         raise InputError(f"'{path}' is not a tidy frame: copy the rows.csv of a report there")

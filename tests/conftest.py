@@ -1,6 +1,7 @@
 import random
 from pathlib import Path
 from runpy import run_path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,14 +9,27 @@ import torch
 # Tests run side by side, one process a core.
 torch.set_num_threads(1)
 
-# Test folders are no packages, so the generator of known frames is run rather than imported.
+# Test folders are no packages, so the generators of known frames are run rather than imported.
 tidy_frame = run_path(str(Path(__file__).parent / "synthetic.py"))["tidy_frame"]
+polynomials = run_path(str(Path(__file__).parent / "synthetic_polynomials.py"))
 
 
 @pytest.fixture(scope="session")
 def make_frame():
     """Makes a tidy frame whose every effect is known."""
     return tidy_frame
+
+
+@pytest.fixture(scope="session")
+def make_polynomials():
+    """Makes a tidy frame of polynomial runs whose every effect is known."""
+    return polynomials["polynomial_frame"]
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """The effects that `make_polynomials` plants, by name."""
+    return SimpleNamespace(**{name: value for name, value in polynomials.items() if name.isupper()})
 
 
 @pytest.fixture

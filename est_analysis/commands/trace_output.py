@@ -211,7 +211,10 @@ def print_merged(identity: dict[str, Any], found: Any, *, as_json: bool) -> None
     if as_json:
         print(json.dumps(record, indent=1))
         return
+    error = f"± {found.stderr:.3g} ({100 * found.relative_stderr:.1f} %)"
+    if math.isnan(found.stderr):
+        error = "no standard error"
     print(
-        f"{_QUANTITIES[found.engine]}  {found.value:.5g} ± {found.stderr:.3g} ({100 * found.relative_stderr:.1f} %), "
+        f"{_QUANTITIES[found.engine]}  {found.value:.5g} {error}, "
         f"{found.pairs} pairs over {found.batches} batches, loss {found.loss:.4f}"
     )

@@ -7,6 +7,7 @@ marks what is no target. The mean runs over targets, never over means of sequenc
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -77,6 +78,23 @@ class _Bound(nn.Module):
         return self.function(self.model, batch)
 
 
+@dataclass(frozen=True)
+class TokenStates:
+    """A batch cut before the output matrix, target by target in row-major order of the batch.
+
+    Attributes:
+        hidden: (N, D) final hidden states; of a model that cannot be cut, its logits.
+        targets: (N,).
+        vocabulary: logits that a row becomes.
+        losses: (n, D) and (n,), any rows of states and their targets, to (n,) losses.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    vocabulary: int
+    losses: Callable[[Tensor, Tensor], Tensor]
+
+
 class LanguageModelObjective:
     """Mean token cross entropy of a `transformers` model; holds the model, changes nothing in it.
 
@@ -118,11 +136,24 @@ class LanguageModelObjective:
         Raises:
             InputError: the batch has no target.
         """
+        states = self.token_states(parameters, batch)
+        return states.losses(states.hidden, states.targets)
+
+    def token_states(self, parameters: Parameters, batch: Batch) -> TokenStates:
+        """What the output matrix reads at each target of `batch`, and how losses are made of that.
+
+        Raises:
+            InputError: the batch has no target.
+        """
         targets = self.targets(batch)
         kept = targets != IGNORED
         head = self._head_inputs(parameters, batch)
-        with _twice_differentiable(self._dtype):
-            return head_cross_entropy(head.hidden[kept], head, targets[kept])
+
+        def losses(hidden: Tensor, targets: Tensor) -> Tensor:
+            with _twice_differentiable(self._dtype):
+                return head_cross_entropy(hidden, head, targets)
+
+        return TokenStates(head.hidden[kept], targets[kept], head.vocabulary, losses)
 
     def targets(self, batch: Batch) -> Tensor:
         """What each position predicts, (B, T) aligned with the logits; -100 where nothing.

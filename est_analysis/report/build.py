@@ -3,65 +3,21 @@
 import base64
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, check_frame, judge
 from est_analysis.errors import InputError
 
-from .tables import claims_table, effect_text, headline, methods_table
+from .layouts import TEXT, Illustration, find_layout
+from .tables import claims_table, effect_text
 
-# GPT-2 in the EST paper: 150k steps of 512 sequences of 1024 tokens, for 124.4M parameters.
-_PAPER_TOKENS_PER_PARAMETER = 78.6e9 / 124.4e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Illustration:
-    """A figure of the report: its file name, its caption, and what draws it."""
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[pd.DataFrame], Figure]
-
-
-ILLUSTRATIONS = (
-    Illustration(
-        name="loss_curves",
-        title="Loss against step",
-        caption="Thin lines are runs, bold lines means over seeds, vertical lines stage transitions; only the "
-        "subnetwork's loss can jump there, since a transition changes no weight; the inset is the end of training.",
-        draw=plots.loss_curves,
-    ),
-    Illustration(
-        name="loss_against_flops",
-        title="Loss against FLOPs",
-        caption="The same validation losses against the operations spent: a curve below another reaches a loss for "
-        "less, and how much less depends on whether attention and LM head are counted.",
-        draw=plots.loss_against_flops,
-    ),
-    Illustration(
-        name="step_time_by_stage",
-        title="Step time by stage",
-        caption="A measured mark (median over windows, bars the quartiles) above its diamond is time that the smaller "
-        "subnetwork should have saved and did not.",
-        draw=plots.step_time_by_stage,
-    ),
-    Illustration(
-        name="final_traces",
-        title="Curvature at the end",
-        caption="The trace of the loss Hessian of every finished model with the estimate's standard error; the short "
-        "lines are means over seeds, and lower is flatter.",
-        draw=plots.final_traces,
-    ),
-)
+ILLUSTRATIONS = TEXT.illustrations
 
 
 def build_report(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path | str) -> Path:
@@ -100,12 +56,17 @@ def build_report(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path |
 
 
 def _write(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path) -> None:
-    verdicts = judge(CLAIMS.values(), frame, context["scale"])
+    recipe = context.get("recipe")
+    layout = find_layout(recipe)
+    claims = [claim for claim in CLAIMS.values() if recipe in (None, claim.recipe)]
+    verdicts = judge(claims, frame, context["scale"])
     page = {
-        "headline": headline(frame, verdicts, context["scale"]),
-        "methods": methods_table(frame),
-        "figures": _draw(frame, folder / "figures"),
-        "claims": list(zip(CLAIMS.values(), verdicts, strict=True)),
+        "headline": layout.headline(frame, verdicts, context["scale"]),
+        "heading": layout.heading,
+        "methods": layout.table(frame),
+        "note": layout.note,
+        "figures": _draw(layout.illustrations, frame, folder / "figures"),
+        "claims": list(zip(claims, verdicts, strict=True)),
         "caveat": caveat(context),
         "facts": _facts(context),
         "environment": dict(context.get("environment") or {}),
@@ -114,7 +75,7 @@ def _write(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path) -> Non
     }
     rows = frame.sort_values(["method", "seed", "run_id", "metric", "step"], kind="stable")
     rows.to_csv(folder / "rows.csv", index=False)
-    claims_table(CLAIMS.values(), verdicts).to_csv(folder / "claims.csv", index=False)
+    claims_table(claims, verdicts).to_csv(folder / "claims.csv", index=False)
     for name in ("report.md", "report.html"):
         (folder / name).write_text(_templates().get_template(f"{name}.j2").render(page), encoding="utf-8")
 
@@ -134,10 +95,10 @@ def _templates() -> Environment:
     return templates
 
 
-def _draw(frame: pd.DataFrame, folder: Path) -> list[dict[str, str]]:
+def _draw(illustrations: Iterable[Illustration], frame: pd.DataFrame, folder: Path) -> list[dict[str, str]]:
     """Draws and saves what the frame has rows for; a figure without rows carries the reason instead of an image."""
     drawn = []
-    for number, one in enumerate(ILLUSTRATIONS, start=1):
+    for number, one in enumerate(illustrations, start=1):
         figure = {
             "number": number,
             "name": one.name,
@@ -167,16 +128,7 @@ def _move(source: Path, target: Path) -> None:
 
 def caveat(context: Mapping[str, Any]) -> str:
     """How far the runs are from the papers', in plain words."""
-    ratio, parameters = context.get("tokens_per_parameter"), context.get("num_parameters")
-    trained = "an unrecorded number of" if ratio is None else f"{ratio:.3g}"
-    size = "small models" if parameters is None else f"a model of {parameters:,} parameters"
-    seeds = len(context.get("seeds") or ())
-    repeats = f"{seeds} seed{'' if seeds == 1 else 's'} a method" if seeds else "few seeds"
-    return (
-        f"These runs trained {size} on {trained} tokens a parameter; EST's GPT-2 saw about "
-        f"{_PAPER_TOKENS_PER_PARAMETER:.0f} (78.6B tokens for 124M parameters). With {repeats} the intervals are wide. "
-        "A verdict here is about this scale: it neither confirms nor contradicts what a paper found at its own."
-    )
+    return find_layout(context.get("recipe")).caveat(context)
 
 
 def _facts(context: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """The numbers of a report: one row a method, one row a claim, as text that a reader can take at face value."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -8,9 +9,11 @@ from est_analysis.claims import Claim, NotMeasured, Verdict, final, runs_of, sav
 from est_analysis.plots import in_order, method_style
 
 MISSING = "-"
+# GPT-2 in the EST paper: 150k steps of 512 sequences of 1024 tokens, for 124.4M parameters.
+_PAPER_TOKENS_PER_PARAMETER = 78.6e9 / 124.4e6
 
 
-def _cell(measure: Callable[[], pd.Series], show: Callable[[pd.Series], str]) -> str:
+def cell(measure: Callable[[], pd.Series], show: Callable[[pd.Series], str]) -> str:
     """What `measure` found, as text, or a dash where the frame does not hold it."""
     try:
         return show(measure())
@@ -18,7 +21,12 @@ def _cell(measure: Callable[[], pd.Series], show: Callable[[pd.Series], str]) ->
         return MISSING
 
 
-def _spread(values: pd.Series, digits: int = 4) -> str:
+def spread(values: pd.Series, digits: int = 4) -> str:
+    """The mean over seeds and, of several, their standard deviation.
+
+    >>> spread(pd.Series([1.0, 2.0, 3.0]), digits=1)
+    '2.0 ± 1.0'
+    """
     mean = f"{values.mean():.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {values.std():.{digits}f}"
 
@@ -28,7 +36,7 @@ def _trace(frame: pd.DataFrame, method: str) -> str:
     traces = final(frame, method, "hessian_trace")
     if len(traces) > 1:
         return f"{traces.mean():.0f} ± {traces.sem():.0f}"
-    return f"{traces.iloc[0]:.0f}" + _cell(
+    return f"{traces.iloc[0]:.0f}" + cell(
         lambda: final(frame, method, "hessian_trace_stderr"), lambda error: f" ± {error.iloc[0]:.0f}"
     ).replace(MISSING, "")
 
@@ -41,7 +49,7 @@ def methods_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a method: seeds, final loss, savings, speed-ups and Hessian trace; a dash for what was not measured."""
 
     def row(method: str) -> dict[str, str]:
-        ideal = _cell(lambda: 100 / (100 - saving(frame, method, "total_flops")), lambda ratio: f"{ratio.mean():.3f}x")
+        ideal = cell(lambda: 100 / (100 - saving(frame, method, "total_flops")), lambda ratio: f"{ratio.mean():.3f}x")
         try:
             trace = _trace(frame, method)
         except NotMeasured:
@@ -51,16 +59,16 @@ def methods_table(frame: pd.DataFrame) -> pd.DataFrame:
             "method": method_style(method).label,
             "schedule": ", ".join(sorted(runs["schedule"].unique())),
             "seeds": str(runs["seed"].nunique()),
-            "peak learning rate": _cell(lambda: _peaks(frame, method), lambda peaks: f"{peaks.mean():.2g}"),
-            "final validation loss": _cell(lambda: final(frame, method, "validation_loss"), _spread),
-            "layer FLOPs saved": _cell(
+            "peak learning rate": cell(lambda: _peaks(frame, method), lambda peaks: f"{peaks.mean():.2g}"),
+            "final validation loss": cell(lambda: final(frame, method, "validation_loss"), spread),
+            "layer FLOPs saved": cell(
                 lambda: saving(frame, method, "layer_flops"), lambda part: f"{part.mean():.2f} %"
             ),
-            "total FLOPs saved": _cell(
+            "total FLOPs saved": cell(
                 lambda: saving(frame, method, "total_flops"), lambda part: f"{part.mean():.2f} %"
             ),
             "speed-up FLOPs allow": ideal,
-            "speed-up measured": _cell(lambda: speed_up(frame, method), lambda ratio: f"{ratio.mean():.3f}x"),
+            "speed-up measured": cell(lambda: speed_up(frame, method), lambda ratio: f"{ratio.mean():.3f}x"),
             "Hessian trace": trace,
         }
 
@@ -125,6 +133,25 @@ def headline(frame: pd.DataFrame, verdicts: Iterable[Verdict], scale: str) -> st
             f"full model's validation loss ({spread}) with {part:.1f} % fewer total FLOPs"
         )
     opening = "; ".join(parts) or "No method could be compared with the full model"
+    return f"{opening}. {tally(verdicts, scale)}"
+
+
+def tally(verdicts: Iterable[Verdict], scale: str) -> str:
+    """How many claims had which outcome, in a sentence."""
     counts = pd.Series([verdict.verdict for verdict in verdicts]).value_counts()
-    tally = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("supported", "refuted", "inconclusive", "untested"))
-    return f"{opening}. Of {counts.sum()} claims at {scale} scale: {tally}."
+    each = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("supported", "refuted", "inconclusive", "untested"))
+    return f"Of {counts.sum()} claims at {scale} scale: {each}."
+
+
+def caveat(context: Mapping[str, Any]) -> str:
+    """How far the runs are from the papers', in plain words."""
+    ratio, parameters = context.get("tokens_per_parameter"), context.get("num_parameters")
+    trained = "an unrecorded number of" if ratio is None else f"{ratio:.3g}"
+    size = "small models" if parameters is None else f"a model of {parameters:,} parameters"
+    seeds = len(context.get("seeds") or ())
+    repeats = f"{seeds} seed{'' if seeds == 1 else 's'} a method" if seeds else "few seeds"
+    return (
+        f"These runs trained {size} on {trained} tokens a parameter; EST's GPT-2 saw about "
+        f"{_PAPER_TOKENS_PER_PARAMETER:.0f} (78.6B tokens for 124M parameters). With {repeats} the intervals are wide. "
+        "A verdict here is about this scale: it neither confirms nor contradicts what a paper found at its own."
+    )

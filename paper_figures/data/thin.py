@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-OFTEN = ("train_loss", "stage", "layer_flops", "active_layers")
+OFTEN = ("stage", "layer_flops", "active_layers")
 OF_VARIANTS = ("relative_loss", "subnet_loss_before", "subnet_loss_after")
 DROPPED = r"_stderr$|^tail_(?:train_loss|active_layers|off_support|validation_loss)$"
 

@@ -1,0 +1,195 @@
+"""What a report of each recipe shows: its figures, its table, its headline and how far to trust it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from est_analysis import plots
+from est_analysis.claims import Verdict
+from est_analysis.claims.raptr_stability import predicted_stability
+
+from . import polynomials, stability, tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Illustration:
+    """A figure of the report: its file name, its caption, and what draws it."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[pd.DataFrame], Figure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """All of a report that depends on its recipe.
+
+    Attributes:
+        heading: above the table.
+        table: frame -> one row a method or variant, as text.
+        note: below the table, what its columns mean.
+        illustrations: the figures, in order.
+        headline: (frame, verdicts, scale) -> the report in two sentences.
+        caveat: context -> how far the runs are from the paper's, in plain words.
+    """
+
+    heading: str
+    table: Callable[[pd.DataFrame], pd.DataFrame]
+    note: str
+    illustrations: tuple[Illustration, ...]
+    headline: Callable[[pd.DataFrame, Iterable[Verdict], str], str]
+    caveat: Callable[[Mapping[str, Any]], str]
+
+
+TEXT = Layout(
+    heading="Methods",
+    table=tables.methods_table,
+    note="Loss: mean ± standard deviation over seeds, in nats per token, of the full model. Savings and speed-ups are "
+    "against the full model's run of the same seed; the speed-up that FLOPs allow counts attention and LM head. "
+    "Hessian trace: mean ± standard error over seeds (the estimator's own for a single seed).",
+    illustrations=(
+        Illustration(
+            name="loss_curves",
+            title="Loss against step",
+            caption="Thin lines are runs, bold lines means over seeds, vertical lines stage transitions; only the "
+            "subnetwork's loss can jump there, since a transition changes no weight; the inset is the end of training.",
+            draw=plots.loss_curves,
+        ),
+        Illustration(
+            name="loss_against_flops",
+            title="Loss against FLOPs",
+            caption="The same validation losses against the operations spent: a curve below another reaches a loss for "
+            "less, and how much less depends on whether attention and LM head are counted.",
+            draw=plots.loss_against_flops,
+        ),
+        Illustration(
+            name="step_time_by_stage",
+            title="Step time by stage",
+            caption="A measured mark (median over windows, bars the quartiles) above its diamond is time that the "
+            "smaller subnetwork should have saved and did not.",
+            draw=plots.step_time_by_stage,
+        ),
+        Illustration(
+            name="final_traces",
+            title="Curvature at the end",
+            caption="The trace of the loss Hessian of every finished model with the estimate's standard error; the "
+            "short lines are means over seeds, and lower is flatter.",
+            draw=plots.final_traces,
+        ),
+    ),
+    headline=tables.headline,
+    caveat=tables.caveat,
+)
+
+_COMPONENTS = Layout(
+    heading="Methods",
+    table=polynomials.components_table,
+    note="Mean depth: layers that ran, mean over all steps. Layer FLOPs saved: against the full model's run of the "
+    "same seed. Errors: the part of one degree's power that the whole net has not learned (0: learned, 1: not), mean ± "
+    "standard deviation over seeds; every seed has a polynomial of its own, the same for all methods. Relative loss: "
+    "squared error over the target's variance. The tail: a few more steps of the whole net, the same for all methods.",
+    illustrations=(
+        Illustration(
+            name="component_curves",
+            title="What is learned when, degree by degree",
+            caption="Error of the terms of each degree: 0 is learned, 1 is not. Thin lines are seeds, bold lines their "
+            "means; dashed vertical lines are the ends of the stages (PLD and stochastic depth have none), and in the "
+            "shaded tail the full model trains.",
+            draw=plots.component_curves,
+        ),
+        Illustration(
+            name="final_components",
+            title="What is learned in the end",
+            caption="Means over seeds with 95 % intervals, dots the seeds, hollow marks after the tail. The intervals "
+            "hold the difference between one polynomial and the next; methods share their polynomials, so the claims "
+            "below compare them seed by seed, which is sharper.",
+            draw=plots.final_components,
+        ),
+        Illustration(
+            name="transition_losses",
+            title="Losses over the run",
+            caption="Thin lines are seeds, bold lines means, dashed grey the whole model on held-out points. The round "
+            "marks are the subnetworks' held-out loss on both sides of a transition, the weights standing still. PLD "
+            "and stochastic depth have no stages: their marks, at the same steps, show what the draw of masks does.",
+            draw=lambda frame: plots.transition_losses(frame, ("raptr", "raptr_reversed", "stochastic_depth", "pld")),
+        ),
+    ),
+    headline=polynomials.components_headline,
+    caveat=polynomials.caveat,
+)
+
+_TRANSITIONS = Layout(
+    heading="Methods and what was changed about them",
+    table=polynomials.transitions_table,
+    note="Change: held-out loss of the subnetworks just after a stage transition over that just before it, minus 1, "
+    "with the same weights; mean over a run's transitions, then over seeds, with its 95 % interval. In brackets where "
+    "a run had learned nothing by any of its transitions (loss above 0.9 of the target's variance), so that nothing "
+    "could change. Relative loss: squared error over the target's variance at the end, mean ± standard deviation over "
+    "seeds.",
+    illustrations=(
+        Illustration(
+            name="transition_changes",
+            title="What a stage transition does to the loss",
+            caption="A mark is a seed at a transition (from left to right in the order of the run), with the same "
+            "weights on both sides; short lines are means. The axis is linear up to 10 % and logarithmic beyond. Pale "
+            "marks had learned nothing by then, so that nothing could change. PLD has no stages: its marks, at RaPTr's "
+            "steps, show what the draw of masks does.",
+            draw=plots.transition_changes,
+        ),
+        Illustration(
+            name="transition_losses",
+            title="Losses over the run",
+            caption="Nets with residual connections and layer norm. Thin lines are seeds, bold lines means, dashed "
+            "grey the whole model on held-out points; the round marks are the subnetworks' held-out loss on both sides "
+            "of a transition, the weights standing still. Only gradual stacking, which copies layers, changes the "
+            "whole model there.",
+            draw=plots.transition_losses,
+        ),
+    ),
+    headline=polynomials.transitions_headline,
+    caveat=polynomials.caveat,
+)
+
+_STABILITY = Layout(
+    heading="Nets",
+    table=stability.stability_table,
+    note="Psi of a layer: relative change of the output when it is bypassed; mean over layers, then over nets at "
+    "initialisation. Exponent: c of mean Psi = C L^(-c) over depths from 32 on, with its 95 % interval.",
+    illustrations=(
+        Illustration(
+            name="stability_against_depth",
+            title="Stability against depth",
+            caption="Mean over layers of the relative change of the output when one layer is bypassed; bars are the "
+            "range over nets, dashed lines the exact limit of infinite width. A falling line means that a deeper net "
+            "depends less on any one layer.",
+            draw=lambda frame: plots.stability_against_depth(frame, predicted_stability(frame)),
+        ),
+        Illustration(
+            name="psi_by_layer",
+            title="Stability layer by layer",
+            caption="The same at one depth, for every layer; bands are the range over nets.",
+            draw=lambda frame: plots.psi_by_layer(frame, predicted_stability(frame)),
+        ),
+    ),
+    headline=stability.stability_headline,
+    caveat=stability.caveat,
+)
+
+LAYOUTS: dict[str, Layout] = {
+    "poly-raptr-vs-pld": _COMPONENTS,
+    "transition-smoothness": _TRANSITIONS,
+    "stability-vs-depth": _STABILITY,
+}
+
+
+def find_layout(recipe: str | None) -> Layout:
+    """The layout of `recipe`; of runs on text where it has none of its own.
+
+    >>> find_layout("reproduce") is find_layout(None) is TEXT
+    True
+    """
+    return LAYOUTS.get(recipe or "", TEXT)
