@@ -60,9 +60,9 @@ def stability(
                    f"each {1 + len(prepared.layers)} times")  # fmt: skip
         found = stability_of(prepared, on_batch=lambda number, batch: shown.advance(number))
     record = record_of(prepared, found, settings)
-    if plot is not None:
-        _draw(record, plot)
     print(json.dumps(record, indent=1)) if as_json else print_stability(record)
+    if plot is not None:  # last, so that a full disk costs no measurement
+        _draw(record, plot)
 
 
 def _check_plot(path: Path | None) -> None:
@@ -70,6 +70,8 @@ def _check_plot(path: Path | None) -> None:
         return
     if path.suffix.lower() not in _FIGURES:
         raise InputError(f"--plot {path}: no kind of figure; end its name in one of {', '.join(_FIGURES)}")
+    if path.is_dir():
+        raise InputError(f"--plot {path}: a folder; name a file")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--plot {path}: no folder {path.parent}; make it, or name another")
 

@@ -78,7 +78,7 @@ class _Bound(nn.Module):
         return self.function(self.model, batch)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenStates:
     """A batch cut before the output matrix, target by target in row-major order of the batch.
 
@@ -153,7 +153,9 @@ class LanguageModelObjective:
             with _twice_differentiable(self._dtype):
                 return head_cross_entropy(hidden, head, targets)
 
-        return TokenStates(head.hidden[kept], targets[kept], head.vocabulary, losses)
+        return TokenStates(
+            hidden=head.hidden[kept], targets=targets[kept], vocabulary=head.vocabulary, losses=losses
+        )  # fmt: skip
 
     def targets(self, batch: Batch) -> Tensor:
         """What each position predicts, (B, T) aligned with the logits; -100 where nothing.
@@ -207,15 +209,24 @@ class LanguageModelObjective:
             return self._head.inputs(call, parameters)
 
     def _shifted_right(self, targets: Tensor) -> Tensor:
-        """What an encoder-decoder reads to predict `targets`: the start token and all targets but the last."""
+        """What an encoder-decoder reads to predict `targets`: the start token and all targets but the last.
+
+        Raises:
+            InputError: the config names no token to start with.
+        """
         own = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
         # It knows best (MBart starts with the target's language), but refuses a config that names no start token.
         with suppress(AttributeError, TypeError, ValueError, RuntimeError):
             return own(targets)
-        ids = [getattr(self.model.config, f"{name}_token_id", None) for name in ("decoder_start", "bos", "pad")]
-        start = next((i for i in ids if i is not None), 0)
-        shifted = F.pad(targets[:, :-1], (1, 0), value=start)
-        return shifted.masked_fill(shifted == IGNORED, ids[2] or 0)
+        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+        ids = [one for one in (getattr(self.model.config, name, None) for name in names) if one is not None]
+        if not ids:
+            raise InputError(
+                f"the decoder's first token is unknown (config.json has none of {', '.join(names)}); set "
+                "decoder_start_token_id there, or give decoder_input_ids"
+            )
+        shifted = F.pad(targets[:, :-1], (1, 0), value=ids[0])
+        return shifted.masked_fill(shifted == IGNORED, ids[-1])
 
 
 def head_cross_entropy(hidden: Tensor, head: HeadInputs, targets: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from est_analysis.curvature.checkpoint import Loaded
 from est_analysis.curvature.loss import LanguageModelObjective
 from est_analysis.data.inputs import ModelInputs
 from est_analysis.errors import InputError
-from est_analysis.experiments.trace import TextSource, _OnDevice, _read_text, _sequence_length
+from est_analysis.experiments.trace import OnDevice, TextSource, few_tokens, read_text, sequence_length
 from est_analysis.stability.layers import ResidualLayer, residual_layers
 from est_analysis.stability.measure import BatchStability, Stability, measure_stability
 
@@ -76,14 +76,14 @@ def prepare_stability(loaded: Loaded, settings: StabilitySettings) -> PreparedSt
     """
     objective = LanguageModelObjective(loaded.model, loaded.loss)
     some = next(iter(objective.parameters.values()))
-    tokens, text_hash, tokenizer = _read_text(loaded, settings.text)
-    seq_len = _sequence_length(loaded, settings.seq_len, len(tokens))
+    tokens, text_hash, tokenizer = read_text(loaded, settings.text)
+    seq_len = sequence_length(loaded, settings.seq_len, len(tokens))
     # Eight batches at least where the text has as many sequences.
     micro_batch = settings.micro_batch or max(1, min(_TOKENS, len(tokens) // 8) // seq_len)
     inputs = ModelInputs(
         tokens, loaded.loss, tokenizer, seq_len=seq_len, batch_size=micro_batch, seed=settings.seed
     )  # fmt: skip
-    batches = _First(_OnDevice(inputs, some.device), settings.max_batches)
+    batches = _First(OnDevice(inputs, some.device), settings.max_batches)
     identity = {
         "weights": loaded.weight_hash,
         "commit": loaded.located.commit,
@@ -115,9 +115,7 @@ def stability_of(
 
 
 def _layers(objective: LanguageModelObjective, batch: dict[str, torch.Tensor]) -> tuple[ResidualLayer, ...]:
-    few = {name: value[:1, :8] for name, value in batch.items()}
-    targets = "targets" if "targets" in few else "labels"
-    few[targets] = few[targets].where(few[targets] >= 0, 0)  # some target, whatever was masked
+    few = few_tokens(batch)
     return residual_layers(objective.model, lambda: objective.token_states(objective.parameters, few))
 
 

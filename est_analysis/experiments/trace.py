@@ -132,8 +132,8 @@ def prepare(loaded: Loaded, settings: TraceSettings) -> Prepared:
         InputError: text, tokenizer or sizes do not fit the model or the memory.
     """
     objective = LanguageModelObjective(loaded.model, loaded.loss)
-    tokens, text_hash, tokenizer = _read_text(loaded, settings.text)
-    seq_len = _sequence_length(loaded, settings.seq_len, len(tokens))
+    tokens, text_hash, tokenizer = read_text(loaded, settings.text)
+    seq_len = sequence_length(loaded, settings.seq_len, len(tokens))
     sizes = {"seq_len": seq_len, "micro_batch": settings.micro_batch, "probes": settings.probes}
 
     def inputs_of(micro_batch: int) -> ModelInputs:
@@ -166,7 +166,7 @@ def prepare(loaded: Loaded, settings: TraceSettings) -> Prepared:
     return Prepared(
         loaded=loaded,
         objective=objective,
-        inputs=_OnDevice(inputs_of(sizes.micro_batch), next(iter(objective.parameters.values())).device),
+        inputs=OnDevice(inputs_of(sizes.micro_batch), next(iter(objective.parameters.values())).device),
         engine=_Blockless(engine) if engine.name != "taylor" and not settings.blocks else engine,
         fallback=fallback,
         plan=sizes,
@@ -229,8 +229,12 @@ def measure(
             kept.close()
 
 
-def _read_text(loaded: Loaded, text: TextSource) -> tuple[np.ndarray, str, Any]:
-    """Token ids, the hash of all that decides them, and the tokenizer."""
+def read_text(loaded: Loaded, text: TextSource) -> tuple[np.ndarray, str, Any]:
+    """Token ids of a text, the hash of all that decides them, and the tokenizer.
+
+    Raises:
+        InputError: there is no tokenizer, or not the model's.
+    """
     own = loaded.located.folder if loaded.tokenizer is not None else None
     spec = text.tokenizer or (str(own) if own else "")
     if not spec:
@@ -255,14 +259,31 @@ def _read_text(loaded: Loaded, text: TextSource) -> tuple[np.ndarray, str, Any]:
     return tokens, described, parts[0].tokenizer
 
 
+def few_tokens(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The first tokens of a batch's first sequence, all of them targets: enough to see what a model does."""
+    few = {key: value[:1, :8] for key, value in batch.items()}
+    targets = "targets" if "targets" in few else "labels"
+    few[targets] = few[targets].where(few[targets] >= 0, 0)  # some target, whatever was masked
+    return few
+
+
 def _split(data: TokenData, split: str) -> np.ndarray:
     if split == "all":
         return np.concatenate([data.train, data.validation])
     return np.asarray(data.validation)
 
 
-def _sequence_length(loaded: Loaded, asked: int | None, tokens: int) -> int:
-    """Tokens a sequence, within what the model and the text can give."""
+def sequence_length(loaded: Loaded, asked: int | None, tokens: int) -> int:
+    """Tokens a sequence: as asked, or else as trained for a run of ours and the model's longest for others.
+
+    Args:
+        loaded: the model.
+        asked: None leaves the choice here.
+        tokens: in the text.
+
+    Raises:
+        InputError: more than the model reads, or than the text has.
+    """
     longest = _context_length(loaded.model)
     if asked is not None:
         if longest is not None and asked > longest:
@@ -300,9 +321,7 @@ def _engine(name: str, objective: LanguageModelObjective, batch: dict[str, torch
     if name not in ("auto", "taylor"):
         return ENGINES[name](), ""
     device = next(iter(objective.parameters.values())).device
-    few = {key: value[:1, :8].to(device) for key, value in batch.items()}
-    targets = "targets" if "targets" in few else "labels"
-    few[targets] = few[targets].where(few[targets] >= 0, 0)  # some target, whatever was masked
+    few = {key: value.to(device) for key, value in few_tokens(batch).items()}
     try:
         TaylorEngine().measure(objective, few, Probes(0, (0,)))
     except UnsupportedOperator as error:
@@ -323,7 +342,9 @@ class _Blockless:
         return type(found)(loss=found.loss, values=found.values)
 
 
-class _OnDevice(Sequence):
+class OnDevice(Sequence):
+    """Batches, each moved to a device when it is asked for."""
+
     def __init__(self, inputs: ModelInputs, device: torch.device):
         self._inputs, self._device = inputs, device
 

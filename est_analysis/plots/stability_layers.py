@@ -1,5 +1,7 @@
 """What each layer of one network is worth: how far output and loss move when it is bypassed."""
 
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -32,18 +34,16 @@ def stability_by_layer(frame: pd.DataFrame, tolerance: float | None = None) -> F
             _draw_stacks(frame, stacks, column, ax)
         upper.set_ylim(bottom=0)
         upper.set_title(r"relative change of the output, $\Psi_\ell$")
-        lower.set_title("change of the loss (nats a token)")
+        marked = f"; dashed: tolerance {tolerance:g}" if tolerance else ""
+        lower.set_title(f"change of the loss (nats{marked})")
         lower.set_yscale("symlog", linthresh=linear)
         ticks = _ticks(linear, frame["loss_change"])
         lower.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         lower.minorticks_off()
+        lower.margins(y=0.08)
         lower.axhline(0, color="#444444", lw=0.8)
         if tolerance:
             lower.axhline(tolerance, color="#888888", ls=(0, (4, 3)), lw=1.0, gid="tolerance")
-            lower.annotate(
-                f"tolerance {tolerance:g}", (1, tolerance), (-2, 3), xycoords=("axes fraction", "data"),
-                textcoords="offset points", ha="right", fontsize=8, color="#666666",
-            )  # fmt: skip
         if stacks.nunique() > 1:
             upper.legend(ncols=2)
         every = -(-len(frame) // _LABELS)
@@ -61,7 +61,8 @@ def _ticks(linear: float, changes: pd.Series) -> list[float]:
 
 
 def _draw_stacks(frame: pd.DataFrame, stacks: pd.Series, column: str, ax: Axes) -> None:
-    for look, stack in zip(list(METHOD_STYLES.values())[1:], stacks.unique(), strict=False):
+    looks = list(METHOD_STYLES.values())[1:]
+    for look, stack in zip(cycle(looks), stacks.unique(), strict=False):
         places = np.flatnonzero(stacks == stack)
         rows = frame.iloc[places]
         drawn = ax.errorbar(

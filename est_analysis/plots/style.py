@@ -29,6 +29,8 @@ METHOD_STYLES = {
     "pld": MethodStyle(label="PLD", colour="#009E73", marker="v", linestyle=":"),
     "stochastic_depth": MethodStyle(label="stochastic depth", colour="#56B4E9", marker="D", linestyle="-"),
     "raptr_reversed": MethodStyle(label="RaPTr reversed", colour="#8C564B", marker="<", linestyle="--"),
+    "layer_dropout": MethodStyle(label="LayerDrop", colour="#332288", marker="h", linestyle=":"),
+    "progressive_stacking": MethodStyle(label="progressive stacking", colour="#882255", marker="p", linestyle=":"),
     "gradual_stacking": MethodStyle(label="gradual stacking", colour="#CC79A7", marker="P", linestyle="--"),
     "staged": MethodStyle(label="Staged Training", colour="#E69F00", marker="X", linestyle="-."),
     "msg": MethodStyle(label="MSG", colour="#8A7A00", marker="*", linestyle=":"),

@@ -84,6 +84,9 @@ class Stability:
         loss_one_dropped: L1, nats.
         gap: L1 - L2: how much the loss falls when the missing layer comes back.
         gap_stderr: its standard error, on the same batches.
+        gap_inner: the same if the first and the last layer of each stack always stay, as in RaPTr's experiments; NaN
+            if there are no others.
+        gap_inner_stderr: its standard error.
         mu: measured, nats.
         bound: (mu/L) sum_l E Psi_l, measured, nats.
         mu_predicted: to first order, from the full network's gradients, nats.
@@ -99,6 +102,8 @@ class Stability:
     loss_one_dropped: float
     gap: float
     gap_stderr: float
+    gap_inner: float
+    gap_inner_stderr: float
     mu: float
     bound: float
     mu_predicted: float
@@ -130,7 +135,7 @@ def measure_stability(
     for batch in batches:
         samples.append(measure_batch(objective, layers, batch))
         on_batch(len(samples), samples[-1])
-    return summarise(samples, [layer.name for layer in layers], seconds=time.perf_counter() - began)
+    return summarise(samples, layers, seconds=time.perf_counter() - began)
 
 
 @torch.no_grad()
@@ -162,7 +167,7 @@ def measure_batch(objective: LanguageModelObjective, layers: Sequence[ResidualLa
     )
 
 
-def summarise(samples: Sequence[BatchStability], names: Sequence[str], *, seconds: float) -> Stability:
+def summarise(samples: Sequence[BatchStability], layers: Sequence[ResidualLayer], *, seconds: float) -> Stability:
     """Means over the targets of all batches, with standard errors over batches.
 
     Raises:
@@ -176,7 +181,9 @@ def summarise(samples: Sequence[BatchStability], names: Sequence[str], *, second
     changes = np.stack([one.losses for one in samples]) - full[:, None]  # (batches, L)
     means = [_mean(values, weights) for values in (full, changes.mean(1), psi, changes)]
     errors = [_stderr(values, weights) for values in (full, changes.mean(1), psi, changes)]
-    columns = zip(names, means[2], errors[2], means[3], errors[3], strict=True)
+    columns = zip([layer.name for layer in layers], means[2], errors[2], means[3], errors[3], strict=True)
+    inner = _inner(layers)
+    gap_inner = changes[:, inner].mean(1) if inner else np.full(len(samples), math.nan)
     mean_psi, bound_predicted = float(means[2].mean()), float(_mean(first_order, weights).mean())
     # Where a layer leaves the output exactly as it is, it leaves the loss so.
     mu = float(np.divide(np.abs(changes), psi, out=np.zeros_like(psi), where=psi > 0).max())
@@ -187,6 +194,8 @@ def summarise(samples: Sequence[BatchStability], names: Sequence[str], *, second
         loss_one_dropped=float(means[0] + means[1]),
         gap=float(means[1]),
         gap_stderr=float(errors[1]),
+        gap_inner=float(_mean(gap_inner, weights)),
+        gap_inner_stderr=float(_stderr(gap_inner, weights)),
         mu=mu,
         bound=mu * mean_psi,
         mu_predicted=bound_predicted / mean_psi if mean_psi else math.nan,
@@ -195,6 +204,12 @@ def summarise(samples: Sequence[BatchStability], names: Sequence[str], *, second
         targets=int(weights.sum()),
         seconds=seconds,
     )
+
+
+def _inner(layers: Sequence[ResidualLayer]) -> list[int]:
+    """Which layers are neither the first nor the last of their stack."""
+    stacks = [layer.stack for layer in layers]
+    return [i for i, stack in enumerate(stacks) if stack in stacks[:i] and stack in stacks[i + 1 :]]
 
 
 def _floats(psi: float, psi_stderr: float, loss_change: float, loss_change_stderr: float) -> dict[str, float]:

@@ -109,6 +109,47 @@ def test_sampled_targets_keep_what_the_decoder_reads(families):
     assert torch.equal(*hidden)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "start", "fill"),
+    [
+        ({"pad_token_id": 4}, 4, 4),  # as T5 is trained
+        ({"pad_token_id": 4, "decoder_start_token_id": 3}, 3, 4),
+        ({"pad_token_id": 4, "bos_token_id": 2}, 2, 4),
+        ({"bos_token_id": 2}, 2, 2),
+        ({"decoder_start_token_id": 3}, 3, 3),
+    ],
+)
+def test_a_decoder_whose_config_does_not_say_all(families, tokens, start, fill):
+    kind, model = families.make("T5")
+    _forget_tokens(model.config, **tokens)
+    objective, batch = LanguageModelObjective(model, kind), families.batch(kind)
+    ids = batch["labels"]
+    expected = torch.cat([torch.full((2, 1), start), ids[:, :-1]], 1)
+    expected[expected == IGNORED] = fill
+    assert torch.equal(objective._inputs(batch)["decoder_input_ids"], expected)
+    given = {**batch, "decoder_input_ids": expected}
+    assert torch.equal(objective.loss(objective.parameters, batch), objective.loss(objective.parameters, given))
+
+
+def test_a_decoder_that_cannot_be_started(families):
+    kind, model = families.make("T5")
+    _forget_tokens(model.config)
+    objective, batch = LanguageModelObjective(model, kind), families.batch(kind)
+    with pytest.raises(InputError, match=r"first token is unknown .*; set decoder_start_token_id there, or give ") as e:
+        objective.loss(objective.parameters, batch)
+    assert "\n" not in str(e.value)
+    ids = torch.zeros_like(batch["input_ids"])
+    assert objective.loss(objective.parameters, {**batch, "decoder_input_ids": ids}) > 0
+
+
+def _forget_tokens(config, **known):
+    """Some configs lack such a field altogether."""
+    for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
+        vars(config).pop(name, None)
+        if name in known or name == "pad_token_id":
+            setattr(config, name, known.get(name))
+
+
 # --- the head ---------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +215,24 @@ def test_a_model_without_a_linear_head_is_not_cut():
     assert Head.of(model).module is None
     objective = LanguageModelObjective(model, "causal")
     assert objective._head_inputs(objective.parameters, BATCH).weight is None
+
+
+@pytest.mark.parametrize("name", ["GPT2", "T5", "MobileBert"])
+def test_the_states_of_each_target(name, families):
+    """What the head reads there, in row-major order; any rows of it become their own losses. One model is not cut."""
+    kind, model = families.make(name)
+    objective, batch = LanguageModelObjective(model, kind), families.batch(kind)
+    states = objective.token_states(objective.parameters, batch)
+    targets = objective.targets(batch)
+    assert torch.equal(states.targets, targets[targets != IGNORED])
+    assert states.vocabulary == 19
+    logits = _logits(model, batch, kind)[targets != IGNORED]
+    assert states.hidden.shape == (len(logits), 19 if name == "MobileBert" else 8)
+    each = F.cross_entropy(logits, states.targets, reduction="none")
+    torch.testing.assert_close(states.losses(states.hidden, states.targets), each, **CLOSE)
+    rows = torch.tensor([4, 1])
+    torch.testing.assert_close(states.losses(states.hidden[rows], states.targets[rows]), each[rows], **CLOSE)
+    torch.testing.assert_close(objective.token_losses(objective.parameters, batch), each, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["GPT2", "Gemma2"])

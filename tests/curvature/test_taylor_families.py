@@ -10,7 +10,8 @@ from est_analysis.curvature.hvp import HvpEngine
 from est_analysis.curvature.loss import CallableObjective, LanguageModelObjective
 from est_analysis.curvature.probes import Probes
 from est_analysis.curvature.taylor.engine import TaylorEngine
-from est_analysis.models import gpt2 as our_gpt2
+from est_analysis.models import config as our_configs
+from est_analysis.models import families as our_families
 from est_analysis.models import resnet as our_resnet
 from est_analysis.rng import stream
 
@@ -210,14 +211,15 @@ def test_what_a_model_detaches_is_a_constant():
     assert TaylorEngine().measure(objective, False, PROBES).values.tolist() == [12, 12]
 
 
-def test_our_gpt2_and_residual_net():
+def test_our_families_and_residual_net():
     sizes = {"num_layers": 2, "num_heads": 2, "hidden": 8, "mlp_columns": 12, "context_length": 6, "vocab_size": 11}
-    ours = _noisy(our_gpt2.GPT2(our_gpt2.ModelConfig(**sizes)).initialise(0))
+    configs = (our_configs.GPT2Config(**sizes), our_configs.LlamaConfig(**sizes, num_kv_heads=1))
     tokens = torch.randint(11, (2, 7), generator=stream(0, "tokens"))
 
     def loss(model, batch):
         return F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
 
-    _agree(CallableObjective(ours, loss), tokens)
+    for config in configs:
+        _agree(CallableObjective(_noisy(our_families.build_model(config).initialise(0)), loss), tokens)
     net = _noisy(our_resnet.ResidualNet(num_inputs=5, hidden=6, num_layers=2).initialise(0))
     _agree(CallableObjective(net, _mean_square), randn(4, 5))
