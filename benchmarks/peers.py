@@ -1,22 +1,20 @@
-"""The peers a training step is measured against: Hugging Face's GPT-2, and a loop as nanoGPT writes it."""
+"""The peers a training step is measured against: Hugging Face's models, and a loop as nanoGPT writes it."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 
 from est_analysis.models.config import ModelConfig
 from est_analysis.models.hf import hf_config
 
 
 class HuggingFace(nn.Module):
-    """`GPT2LMHeadModel` with its fused attention and its own loss."""
+    """The family's model in `transformers` (`GPT2LMHeadModel`, `LlamaForCausalLM`), fused attention, its own loss."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sizes = hf_config(config)
-        sizes._attn_implementation = "sdpa"
-        self.model = GPT2LMHeadModel(sizes).train()
+        self.model = AutoModelForCausalLM.from_config(hf_config(config), attn_implementation="sdpa").train()
 
     def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         # Shifted labels are given as such, so that it computes exactly the loss that we do.
@@ -44,7 +42,7 @@ class _Block(nn.Module):
 
 
 class PlainLoop(nn.Module):
-    """Linear layers, full logits, `F.cross_entropy`, AdamW unfused on CPU: the choices of nanoGPT's training script."""
+    """A GPT-2 as nanoGPT's training script has it: full logits, `F.cross_entropy`, AdamW unfused on CPU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

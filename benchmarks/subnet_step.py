@@ -1,6 +1,6 @@
 """How much of the FLOPs saved is time saved, and how fast the full step is beside its peers.
 
-    python benchmarks/subnet_step.py [--shape tiny] [--rounds 7] [--threads 2]
+    python benchmarks/subnet_step.py [--family llama] [--shape tiny] [--rounds 7] [--threads 2]
 
 Every contestant takes one whole training step (forward, backward, clipping, optimizer) a round, in turn, in one
 process, so that the machine's moods hit all alike; medians over rounds, ratios in one run. All contestants profit from
@@ -21,15 +21,25 @@ from peers import HuggingFace, PlainLoop
 
 from est_analysis.methods import build_method
 from est_analysis.models.config import ModelConfig, find_preset
-from est_analysis.models.gpt2 import GPT2
+from est_analysis.models.families import build_model
+from est_analysis.models.language_model import LanguageModel
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.train.allocator import keep_freed_memory
 from est_analysis.train.index_generator import IndexGenerator
 from est_analysis.train.optim import build_optimizer
 from est_analysis.train.settings import Settings
 
-# name: vocabulary, sequences, tokens a sequence
-SHAPES = {"tiny": (256, 32, 128), "mini": (256, 16, 256), "gpt2": (50257, 4, 512)}
+# family: preset: vocabulary, sequences, tokens a sequence
+SHAPES = {
+    "gpt2": {"tiny": (256, 32, 128), "mini": (256, 16, 256), "gpt2": (50257, 4, 512)},
+    "llama": {"tiny": (256, 32, 128), "mini": (256, 16, 256)},
+}
+PEERS = {
+    "gpt2": {"GPT2LMHeadModel (sdpa)": HuggingFace, "nanoGPT-style loop": PlainLoop},
+    "llama": {"LlamaForCausalLM (sdpa)": HuggingFace},
+}
+# ways to sample shared keys and values; each is timed stage by stage
+HEAD_SAMPLINGS = {"gpt2": {"": "within_groups"}, "llama": {"": "within_groups", "whole groups, ": "whole_groups"}}
 STEPS = 1500
 STAGES = {"stage 1": 1, "stage 2": STEPS // 3, "full": STEPS}  # a step of each stage of gpt2-est
 
@@ -37,14 +47,21 @@ STAGES = {"stage 1": 1, "stage 2": STEPS // 3, "full": STEPS}  # a step of each 
 class Contest:
     """A model shape, a batch, and steps to time."""
 
-    def __init__(self, shape: str) -> None:
-        vocab, self.batch, self.seq_len = SHAPES[shape]
-        self.config: ModelConfig = find_preset(shape, vocab_size=vocab)
+    def __init__(self, family: str, shape: str) -> None:
+        self.family = family
+        vocab, self.batch, self.seq_len = SHAPES[family][shape]
+        self.config: ModelConfig = find_preset(shape, family=family, vocab_size=vocab)
         self.architecture = self.config.architecture(self.seq_len)
         generator = torch.Generator().manual_seed(0)
         data = torch.randint(vocab, (self.batch, self.seq_len + 1), generator=generator)
         self.tokens, self.labels = data[:, :-1].contiguous(), data[:, 1:].contiguous()
-        self.method = build_method("est", shape=self.architecture.stack, total_steps=STEPS, seed=0)
+        self.methods = {
+            name: build_method(
+                "est", shape=self.architecture.stack, total_steps=STEPS, seed=0, options={"head_sampling": how}
+            )
+            for name, how in HEAD_SAMPLINGS[family].items()
+        }
+        self.method = self.methods[""]
 
     def step(self, model, optimizer, mask: SubnetMask | None = None) -> None:
         arguments = (self.tokens, self.labels) if mask is None else (self.tokens, self.labels, mask)
@@ -56,31 +73,39 @@ class Contest:
         optimizer.step()
         optimizer.zero_grad()
 
-    def ours(self) -> tuple[GPT2, torch.optim.Optimizer]:
-        model = GPT2(self.config).initialise(0)
+    def ours(self) -> tuple[LanguageModel, torch.optim.Optimizer]:
+        model = build_model(self.config).initialise(0)
         return model, build_optimizer(model, Settings(steps=1, lr=1e-4))
 
     def stage_steps(self) -> dict[str, Callable[[], None]]:
         """Each stage with a fresh mask every step, drawn beforehand."""
         model, optimizer = self.ours()
 
-        def stepper(first: int) -> Callable[[], None]:
-            masks = itertools.cycle([self.method.mask(first + i) if first < STEPS else None for i in range(16)])
+        def stepper(stage: str) -> Callable[[], None]:
+            masks = itertools.cycle([self.mask(stage, i) for i in range(16)])
             return lambda: self.step(model, optimizer, next(masks))
 
-        return {f"ours, {name}": stepper(first) for name, first in STAGES.items()}
+        return {f"ours, {stage}": stepper(stage) for stage in self.stages()}
+
+    def stages(self) -> list[str]:
+        """Every stage with every way of sampling heads, the full step last."""
+        return [*(way + stage for way in self.methods for stage in STAGES if stage != "full"), "full"]
+
+    def mask(self, stage: str, number: int) -> SubnetMask | None:
+        """The mask of a step of `stage`."""
+        way, name = stage[: len(stage) - len("stage 1")], stage[-len("stage 1") :]
+        return None if stage == "full" else self.methods[way].mask(STAGES[name] + number)
 
     def peer_steps(self) -> dict[str, Callable[[], None]]:
         steps = {}
-        for name, peer in (("GPT2LMHeadModel (sdpa)", HuggingFace), ("nanoGPT-style loop", PlainLoop)):
+        for name, peer in PEERS[self.family].items():
             model = peer(self.config)
             optimizer = model.optimizer()
             steps[name] = lambda model=model, optimizer=optimizer: self.step(model, optimizer)
         return steps
 
     def flops(self, stage: str) -> float:
-        mask = self.method.mask(STAGES[stage]) if stage != "full" else None
-        return self.architecture.mask_flops(mask) + self.architecture.head_flops
+        return self.architecture.mask_flops(self.mask(stage, 0)) + self.architecture.head_flops
 
 
 def time_in_turn(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
@@ -97,13 +122,13 @@ def time_in_turn(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str,
 
 def report(contest: Contest, seconds: dict[str, list[float]]) -> None:
     full = seconds["ours, full"]
-    print(f"{'contestant':26} {'median s':>9} {'min':>8} {'max':>8} {'speed-up':>9} {'FLOPs allow':>11} {'of it':>6}")
+    print(f"{'contestant':28} {'median s':>9} {'min':>8} {'max':>8} {'speed-up':>9} {'FLOPs allow':>11} {'of it':>6}")
     for name, times in seconds.items():
-        row = f"{name:26} {statistics.median(times):9.4f} {min(times):8.4f} {max(times):8.4f}"
+        row = f"{name:28} {statistics.median(times):9.4f} {min(times):8.4f} {max(times):8.4f}"
         # Round by round, so that a slow spell of the machine cancels.
         ratio = statistics.median(a / b for a, b in zip(full, times, strict=True))
         stage = name.removeprefix("ours, ")
-        if stage in STAGES:
+        if stage in contest.stages():
             allowed = contest.flops("full") / contest.flops(stage)
             print(f"{row} {ratio:8.3f}x {allowed:10.3f}x {ratio / allowed:6.3f}")
         else:
@@ -138,7 +163,8 @@ def index_generator_cost(contest: Contest, rounds: int) -> None:
 def page_faults(arguments: argparse.Namespace) -> None:
     """Full steps with and without freed memory kept, each in its own process."""
     for keep in ("keep", "default"):
-        command = [sys.executable, __file__, "--shape", arguments.shape, "--threads", str(arguments.threads)]
+        command = [sys.executable, __file__, "--family", arguments.family, "--shape", arguments.shape]
+        command += ["--threads", str(arguments.threads)]
         print(subprocess.run([*command, "--faults", keep], capture_output=True, text=True, check=True).stdout.strip())
 
 
@@ -156,20 +182,23 @@ def count_faults(contest: Contest, keep: bool, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default=None, help="one shape; all of them unless given")
+    parser.add_argument("--family", choices=SHAPES, default="gpt2")
+    parser.add_argument("--shape", default=None, help="one preset of the family; all of them unless given")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--faults", choices=("keep", "default"), default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.shape and arguments.shape not in SHAPES[arguments.family]:
+        parser.error(f"--shape {arguments.shape}: {arguments.family} has {', '.join(SHAPES[arguments.family])}")
     torch.set_num_threads(arguments.threads)
     if arguments.faults:
-        return count_faults(Contest(arguments.shape), arguments.faults == "keep", 5)
-    for shape in [arguments.shape] if arguments.shape else SHAPES:
+        return count_faults(Contest(arguments.family, arguments.shape), arguments.faults == "keep", 5)
+    for shape in [arguments.shape] if arguments.shape else SHAPES[arguments.family]:
         arguments.shape = shape
         rounds = arguments.rounds or (7 if shape == "gpt2" else 25)
-        contest = Contest(shape)
+        contest = Contest(arguments.family, shape)
         print(
-            f"\n{shape}: {contest.config.num_layers} layers, d={contest.config.hidden}, "
+            f"\n{arguments.family} {shape}: {contest.config.num_layers} layers, d={contest.config.hidden}, "
             f"{contest.config.num_heads} heads, vocabulary {contest.config.vocab_size}; {contest.batch} x "
             f"{contest.seq_len} tokens; {arguments.threads} threads, torch {torch.__version__}, {rounds} rounds"
         )

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from est_analysis import __version__
+from est_analysis.commands.audit import audit
 from est_analysis.commands.compare import compare
 from est_analysis.commands.flops import flops
+from est_analysis.commands.methods import methods
 from est_analysis.commands.run import reproduce, run_recipe
 from est_analysis.commands.stability import stability
 from est_analysis.commands.trace import merge, trace
@@ -28,6 +30,8 @@ app.command()(compare)
 app.command()(merge)
 app.command()(stability)
 app.command()(flops)
+app.command()(methods)
+app.command()(audit)
 app.command(name="run")(run_recipe)
 
 

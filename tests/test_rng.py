@@ -5,7 +5,7 @@ import torch
 
 from est_analysis.curvature.probes import Probes
 from est_analysis.methods import build_method
-from est_analysis.models.config import ModelConfig
+from est_analysis.models.config import GPT2Config
 from est_analysis.models.gpt2 import GPT2
 from est_analysis.models.resnet import ResidualNet
 from est_analysis.rng import stream
@@ -15,7 +15,7 @@ from est_analysis.subnet.schedule import Rates
 
 SHAPE = StackShape(num_layers=4, num_heads=4, mlp_columns=8)
 HALF = Rates(heads=0.5, mlp=0.5, layers=0.5)
-TINY = ModelConfig(num_layers=2, hidden=8, num_heads=2, mlp_columns=8, vocab_size=11, context_length=8)
+TINY = GPT2Config(num_layers=2, hidden=8, num_heads=2, mlp_columns=8, vocab_size=11, context_length=8)
 PATHS = [(), ("mask",), ("mask", 1), ("mask", 2), ("mask", "1"), ("mask1",), ("m", "ask"), ("data", 1), ("mask", 1, 1)]
 
 

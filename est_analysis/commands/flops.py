@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -14,25 +14,39 @@ from est_analysis.errors import InputError, unknown_name
 
 def flops(
     schedule: Annotated[
-        str, typer.Argument(help="A published schedule ('list' shows them), or END:HEADS,MLP,LAYERS;... of your own.")
+        str,
+        typer.Argument(help="A schedule ('list' shows them), a method, or END:HEADS,MLP,LAYERS;... of your own."),
     ],
     model: Annotated[str, typer.Option(help="gpt2, tinyllama, bert-base, ... or one of our presets.")] = "",
+    family: Annotated[str, typer.Option(help="Family of the preset: gpt2 or llama.")] = "gpt2",
     seq_len: Annotated[int, typer.Option(help="Tokens a sequence; the model's own unless given.")] = 0,
     attention: Annotated[str, typer.Option(help="full counts all attention scores, causal half of them.")] = "full",
+    head_sampling: Annotated[
+        str, typer.Option(help="within_groups keeps shared keys and values, whole_groups samples them.")
+    ] = "within_groups",
     as_json: Json = False,
 ) -> None:
-    """Cost of a schedule: what the paper counts (layers only) beside what a clock can see."""
+    """Cost of a schedule, or of a method with its own: what the paper counts (layers only), and what a clock sees."""
+    from est_analysis.methods import METHODS
+    from est_analysis.methods.cost import default_cost
     from est_analysis.subnet.cost import schedule_cost
-    from est_analysis.subnet.schedule import find_schedule
+    from est_analysis.subnet.schedule import SCHEDULES, find_schedule
 
     if schedule == "list":
         _print_schedules(as_json=as_json)
         return
-    plan = find_schedule(schedule)
+    if schedule not in SCHEDULES and schedule not in METHODS and ":" not in schedule:
+        raise unknown_name("schedule or method", schedule, {*SCHEDULES, *METHODS})
+    method = schedule if schedule in METHODS else ""
+    schedule = METHODS[method].default_schedule if method else schedule
     name = model or _default_model(schedule)
-    architecture = _architecture(name, seq_len=seq_len, attention=attention)
-    cost = schedule_cost(plan, architecture)
-    record = _record(plan, name, architecture, cost)
+    architecture = find_sizes(name, family, seq_len=seq_len, attention=attention, head_sampling=head_sampling)
+    if method:
+        plan, cost = default_cost(method, architecture)
+    else:
+        plan = find_schedule(schedule)
+        cost = schedule_cost(plan, architecture)
+    record = {"method": method, **_record(plan, name, architecture, cost)}
     if as_json:
         print(json.dumps(record, indent=1))
     else:
@@ -45,23 +59,30 @@ def _default_model(schedule: str) -> str:
     return next((model for prefix, model in prefixes.items() if schedule.startswith(prefix)), "gpt2")
 
 
-def _architecture(name: str, *, seq_len: int, attention: str):
+def find_sizes(name: str, family: str, *, seq_len: int, attention: str, head_sampling: str):
+    """The `Architecture` of a published model or of a preset of ours, with what the options change of it."""
     from est_analysis.models.config import PRESETS, find_preset
     from est_analysis.subnet.cost import PUBLISHED_ARCHITECTURES
+    from est_analysis.subnet.mask import HeadSampling
+
+    if family not in PRESETS:
+        raise unknown_name("family", family, PRESETS)
 
     if attention not in ("full", "causal"):
         raise unknown_name("attention", attention, ("full", "causal"))
+    if head_sampling not in get_args(HeadSampling):
+        raise unknown_name("head sampling", head_sampling, get_args(HeadSampling))
     if seq_len < 0:
         raise InputError(f"seq_len={seq_len} must be at least 1")
     if name in PUBLISHED_ARCHITECTURES:
         found = PUBLISHED_ARCHITECTURES[name]
-    elif name in PRESETS:
+    elif name in PRESETS[family]:
         # The small presets are made for bytes: a vocabulary of 256.
-        preset = find_preset(name, vocab_size=256)
+        preset = find_preset(name, family=family, vocab_size=256)
         found = preset.architecture(preset.context_length)
     else:
-        raise unknown_name("model", name, [*PUBLISHED_ARCHITECTURES, *PRESETS])
-    return replace(found, attention=attention, seq_len=seq_len or found.seq_len)
+        raise unknown_name("model", name, PUBLISHED_ARCHITECTURES.keys() | PRESETS[family].keys())
+    return replace(found, attention=attention, head_sampling=head_sampling, seq_len=seq_len or found.seq_len)
 
 
 def _record(plan, name: str, architecture, cost) -> dict[str, Any]:
@@ -94,7 +115,8 @@ def _record(plan, name: str, architecture, cost) -> dict[str, Any]:
 
 def _print_cost(plan, record: dict[str, Any]) -> None:
     sizes = record["architecture"]
-    table = Table(title=f"{record['schedule']} on {record['model']}", title_justify="left")
+    what = f"{record['method']}, with {plan.name}," if record["method"] else plan.name
+    table = Table(title=f"{what} on {record['model']}", title_justify="left")
     for heading in ("stage", "share of steps", "p_H", "p_M", "p_L", "paper saves", "truly saves", "ideal speed-up"):
         table.add_column(heading, justify="right")
     total = sum(stage["steps"] for stage in record["stages"])

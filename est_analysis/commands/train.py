@@ -12,15 +12,18 @@ from est_analysis.commands.options import Corpus, Json
 
 def train(
     method: Annotated[
-        str, typer.Option(help="full, est, raptr, pld, stochastic_depth, raptr_reversed or gradual_stacking.")
+        str, typer.Option(help="One of those that est methods lists, such as full, est or raptr.")
     ] = "est",
     schedule: Annotated[
         str, typer.Option(help="A published schedule or END:HEADS,MLP,LAYERS;..., stretched to --steps.")
     ] = "",
     output_scale: Annotated[str, typer.Option(help="RaPTr: none, sqrt_gap, inv_p or linear_gap.")] = "none",
-    family: Annotated[str, typer.Option(help="Model family.")] = "gpt2",
+    family: Annotated[str, typer.Option(help="Model family: gpt2 or llama.")] = "gpt2",
     preset: Annotated[
-        str, typer.Option(help="tiny (200k parameters), mini (3M), small (20M) or gpt2 (124M).")
+        str,
+        typer.Option(
+            help="tiny (200k parameters), mini (3M); gpt2: small (20M), gpt2 (124M); llama: tinyllama (1.1B)."
+        ),
     ] = "tiny",
     corpus: Corpus = "python",
     dataset_config: Annotated[

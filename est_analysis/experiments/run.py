@@ -9,7 +9,7 @@ from est_analysis.data.tokens import TokenData, load_tokens
 from est_analysis.errors import InputError
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.store import finished, mark_finished, open_run
-from est_analysis.models.gpt2 import GPT2
+from est_analysis.models.families import build_model
 from est_analysis.train.checkpoint import Checkpoints
 from est_analysis.train.distributed import Ranks, local_device, ranks_from_environment
 from est_analysis.train.loop import Job, train
@@ -90,7 +90,7 @@ def _train(
         job = Job(
             run_id=name,
             folder=folder,
-            model=GPT2(config).initialise(spec.seed),
+            model=build_model(config).initialise(spec.seed),
             method=spec.build_method(config),
             batches=Batches(data.train, seq_len=spec.seq_len, batch_size=spec.batch_size, seed=spec.seed),
             validation=validation_batches(

@@ -5,13 +5,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from est_analysis.errors import InputError, unknown_name
+from est_analysis.errors import InputError
 from est_analysis.methods import build_method, find_method
 from est_analysis.models.config import ModelConfig, find_preset
+from est_analysis.models.families import find_family
 from est_analysis.subnet.schedule import find_schedule
 from est_analysis.train.settings import Settings
 
-FAMILIES = ("gpt2",)
 NUMERICS_VERSION = 1  # raise it when the same spec shall give other numbers
 
 
@@ -52,8 +52,7 @@ class TrainSpec:
     settings: Settings
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise unknown_name("family", self.family, FAMILIES)
+        find_family(self.family)
         for name in ("batch_size", "seq_len", "validation_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
@@ -73,7 +72,7 @@ class TrainSpec:
 
     def model_config(self, *, vocab_size: int) -> ModelConfig:
         """The sizes of the model for a tokenizer of `vocab_size` entries."""
-        return find_preset(self.preset, vocab_size=vocab_size)
+        return find_preset(self.preset, family=self.family, vocab_size=vocab_size)
 
     def build_method(self, config: ModelConfig):
         """The method, on the shape of `config`."""

@@ -6,11 +6,13 @@ from dataclasses import fields
 from est_analysis.errors import InputError, unknown_name
 from est_analysis.methods.est import EST
 from est_analysis.methods.full import Full
+from est_analysis.methods.gradual_stacking import GradualStacking
+from est_analysis.methods.layer_dropout import LayerDropout
 from est_analysis.methods.method import Growth, Method
 from est_analysis.methods.pld import PLD
+from est_analysis.methods.progressive_stacking import ProgressiveStacking
 from est_analysis.methods.raptr import RaPTr
 from est_analysis.methods.raptr_reversed import RaPTrReversed
-from est_analysis.methods.stacking import GradualStacking
 from est_analysis.methods.stochastic_depth import StochasticDepth
 from est_analysis.subnet.mask import StackShape
 from est_analysis.subnet.schedule import find_schedule
@@ -21,8 +23,10 @@ METHODS: dict[str, type[Method]] = {
     "raptr": RaPTr,
     "raptr_reversed": RaPTrReversed,
     "stochastic_depth": StochasticDepth,
+    "layer_dropout": LayerDropout,
     "pld": PLD,
     "gradual_stacking": GradualStacking,
+    "progressive_stacking": ProgressiveStacking,
 }
 Option = str | float | bool | None
 

@@ -4,23 +4,31 @@ Source: arXiv 2406.06962, section 3, Algorithm 1. Each step draws p_L N_L layers
 p_M N_M columns; attention and MLP outputs are scaled by 1/p (eqs. 5, 6), layers are not (eq. 7). One mask serves the
 whole batch of a step, on every rank. Cost: with the practical schedule 26.7 % fewer layer FLOPs, 19.4 % fewer in all
 on GPT-2. Fails when the last, full stage is too short (EST-ONE-STAGE: loss 3.36 against 3.06), and saves little where
-the LM head is most of the model. Rates must give whole numbers of heads, columns and layers.
+the LM head is most of the model. Rates must give whole numbers of heads, columns and layers. Where query heads share
+keys and values the paper does not say which heads it draws; `head_sampling` names the two readings: the same number in
+every group (all keys and values are computed), or whole groups (theirs are sampled too, 0.3 points more on TinyLlama).
 """
 
 from dataclasses import dataclass
 
 from est_analysis.methods.method import StagedMethod
-from est_analysis.subnet.mask import SubnetMask
+from est_analysis.subnet.mask import HeadSampling, SubnetMask
 from est_analysis.subnet.sample import sample_fixed_size
 from est_analysis.subnet.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
 class EST(StagedMethod):
-    """Evolving Subnetwork Training."""
+    """Evolving Subnetwork Training.
+
+    Attributes:
+        head_sampling: `within_groups` or `whole_groups`, for heads that share keys and values
+            (`subnet.sample.sample_fixed_size`); without groups both are the same.
+    """
 
     default_schedule = "gpt2-est"
+    head_sampling: HeadSampling = "within_groups"
 
     def draw(self, rates: Rates, step: int) -> SubnetMask:
         """A fixed-size subset on every axis."""
-        return sample_fixed_size(self.shape, rates, generator=self.generator(step))
+        return sample_fixed_size(self.shape, rates, head_sampling=self.head_sampling, generator=self.generator(step))

@@ -5,17 +5,20 @@ Source: what EST calls the original, or naive, training method. Cost: 1. It igno
 
 from dataclasses import dataclass
 
-from est_analysis.methods.method import StagedMethod
-from est_analysis.subnet.mask import SubnetMask
+from est_analysis.methods.method import Method
 from est_analysis.subnet.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full(StagedMethod):
+class Full(Method):
     """Train the complete model."""
 
     default_schedule = "full"
 
-    def draw(self, rates: Rates, step: int) -> SubnetMask:
-        """Everything active."""
-        return SubnetMask.full(self.shape.num_layers)
+    def mask(self, step: int) -> None:
+        """Everything, always."""
+        return None
+
+    def expected_rates(self, step: int) -> Rates:
+        """All of it."""
+        return Rates()

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from est_analysis.errors import InputError
 from est_analysis.rng import stream
@@ -41,6 +41,9 @@ class Method(ABC):
         seed: seed of the run; masks draw from the streams ("mask", step).
     """
 
+    default_schedule: ClassVar[str]
+    head_sampling = "within_groups"  # a field of the methods that sample heads
+
     shape: StackShape
     schedule: Schedule
     seed: int
@@ -48,6 +51,10 @@ class Method(ABC):
     @abstractmethod
     def mask(self, step: int) -> SubnetMask | None:
         """The subnetwork of step number `step` (from 1); None is the full model."""
+
+    @abstractmethod
+    def expected_rates(self, step: int) -> Rates:
+        """The expected share of the layers that `mask(step)` runs, and of an active one's heads and columns."""
 
     def growth(self, step: int) -> Growth | None:
         """What to copy just before step number `step` (from 1). Only methods that change the model have any."""
@@ -81,6 +88,10 @@ class StagedMethod(Method):
         """A draw at the rates of the step's stage; None where they are all 1."""
         rates = self._rates[self.schedule.stage_at(step)]
         return None if rates.full else self.draw(rates, step)
+
+    def expected_rates(self, step: int) -> Rates:
+        """Those of the step's stage."""
+        return self._rates[self.schedule.stage_at(step)]
 
     @cached_property
     def _rates(self) -> tuple[Rates, ...]:

@@ -22,6 +22,7 @@ from est_analysis.errors import InputError
 from est_analysis.methods.method import Method, require_depth_only
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.subnet.sample import sample_gated
+from est_analysis.subnet.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,10 @@ class PLD(Method):
             return None
         scales = [1 / rate for rate in self._rates(step, offset=1)]
         return sample_gated(self.keep_rates(step), sublayer_scales=scales, generator=self.generator(step))
+
+    def expected_rates(self, step: int) -> Rates:
+        """The mean of the layers' rates."""
+        return Rates(layers=math.fsum(self.keep_rates(step)) / self.shape.num_layers)
 
     def keep_rates(self, step: int) -> list[float]:
         """The probability with which each layer runs in step number `step` (from 1), first layer first."""

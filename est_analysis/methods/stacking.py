@@ -1,55 +1,52 @@
-"""Gradual stacking: the first layers train, and at each transition copies of the last of them are put on top.
+"""What the stacking methods share: a model that grows on top, by copies of the layers that have trained.
 
-Source: Reddi et al. 2023, ICML, PMLR 202:14553. Growing from n to m layers, new layer n + i starts as a copy of layer
-2n - m + i (from 0): 6-9-12 copies layers 4, 5, 6 (from 1) to 7, 8, 9 and those to 10, 11, 12. Stages come from the same
-depth schedules that RaPTr uses, with depths that are whole layers and at most double; on 6 layers bert-raptr-6-8-10-12
-is 3-4-5-6, where 6-9-12 would be 3-4.5-6. Whether the paper copies the optimizer's moments is not known: `optimizer`
-says so, `copy` by default. It also warms the learning rate up again in each stage; here that follows one schedule over
-the run.
-
-Cost: 25 % fewer layer FLOPs with 6-9-12 in equal stages, as RaPTr with 6-8-10-12. Layers that have not grown yet are
-bypassed, in evaluation too, and hold their initial values (less weight decay, where skipped layers get zero gradients),
-but they are part of the saved model: a checkpoint taken before the last transition has untrained layers on top. Fails
-to keep the loss at a transition: copied layers change the function, and the loss first jumps up.
+Growing from n to m layers, new layer n + i starts as a copy of layer 2n - m + i (from 0), so that the last m - n layers
+are put on top of themselves; of a doubled stack these are all layers. Layers that have not grown yet are bypassed, in
+evaluation too, and hold their initial values (less weight decay, where skipped layers get zero gradients), but they are
+part of the saved model: a checkpoint taken before the last transition has untrained layers on top.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import get_args
+from typing import ClassVar, get_args
 
 from est_analysis.errors import InputError, unknown_name
 from est_analysis.methods.method import Growth, Method, OptimizerGrowth, require_depth_only
 from est_analysis.subnet.mask import LayerMask, SubnetMask
 from est_analysis.subnet.sample import whole_count
+from est_analysis.subnet.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradualStacking(Method):
-    """Gradual stacking of whole layers.
+class Stacking(Method):
+    """Stacking of whole layers.
 
     Attributes:
         optimizer: what the optimizer knows of new layers (`methods.method.Growth`).
     """
 
-    default_schedule = "bert-stacking-6-9-12"
-    optimizer: OptimizerGrowth = "copy"
+    name: ClassVar[str]  # the method's, in messages
+
+    optimizer: OptimizerGrowth
+
+    @abstractmethod
+    def require_growth(self, now: int, grown: int) -> None:
+        """Refuse a schedule that grows from `now` to `grown` layers, if this method does not."""
 
     def __post_init__(self) -> None:
-        require_depth_only("gradual_stacking", self.schedule)
+        require_depth_only(self.name, self.schedule)
         if self.optimizer not in get_args(OptimizerGrowth):
             raise unknown_name("optimizer growth", self.optimizer, get_args(OptimizerGrowth))
         if self.schedule.warmup:
             raise InputError(
-                f"schedule '{self.schedule.name}' warms up with the full model, which gradual_stacking cannot shrink "
+                f"schedule '{self.schedule.name}' warms up with the full model, which {self.name} cannot shrink "
                 "again; use a schedule without a warm-up"
             )
         for now, grown in pairwise(self.depths):
-            if grown > 2 * now:
-                raise InputError(
-                    f"schedule '{self.schedule.name}' grows from {now} to {grown} layers, but has only {now} to copy; "
-                    f"use a stage of at most {2 * now} layers between them"
-                )
+            if now != grown:
+                self.require_growth(now, grown)
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
@@ -63,6 +60,10 @@ class GradualStacking(Method):
         if depth == layers:
             return None
         return SubnetMask(layers=(LayerMask(),) * depth + (None,) * (layers - depth))
+
+    def expected_rates(self, step: int) -> Rates:
+        """The depth of the step's stage."""
+        return Rates(layers=self.depths[self.schedule.stage_at(step)] / self.shape.num_layers)
 
     def model_mask(self, step: int) -> SubnetMask | None:
         """The layers there are."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from est_analysis.methods.method import Method, require_depth_only
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.subnet.sample import OutputScale, sample_bernoulli
+from est_analysis.subnet.schedule import Rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +37,7 @@ class StochasticDepth(Method):
             scale=self.output_scale,
             generator=self.generator(step),
         )
+
+    def expected_rates(self, step: int) -> Rates:
+        """The schedule's mean over all steps."""
+        return Rates(layers=self.schedule.mean_layers)

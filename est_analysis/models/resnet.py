@@ -30,6 +30,10 @@ class PlainBlock(nn.Module):
         return y if mask.sublayer_scale == 1 else mask.sublayer_scale * y
 
 
+def _residual_block(hidden: int, mlp_columns: int) -> Block:
+    return Block(attention_norm=None, attention=None, mlp_norm=nn.LayerNorm(hidden), mlp=MLP(hidden, mlp_columns))
+
+
 class ResidualNet(nn.Module):
     """Linear in, `num_layers` blocks x + MLP(norm(x)), norm, linear to one output.
 
@@ -61,7 +65,7 @@ class ResidualNet(nn.Module):
         # Not initialised here: nn.Linear would draw from the global generator.
         self.inputs = nn.utils.skip_init(nn.Linear, num_inputs, hidden)
         self.blocks = nn.ModuleList(
-            Block(hidden, 0, columns) if residual else PlainBlock(hidden, columns) for _ in range(num_layers)
+            _residual_block(hidden, columns) if residual else PlainBlock(hidden, columns) for _ in range(num_layers)
         )
         self.final_norm = nn.LayerNorm(hidden)
         self.output = nn.utils.skip_init(nn.Linear, hidden, 1)

@@ -8,11 +8,12 @@ Counting: 2 FLOPs a multiply-add, matrix products only (no embeddings, norms, ac
 the forward. C_H and C_M below are EST's per-layer costs of attention and MLP, per token, forward.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from est_analysis.errors import InputError, unknown_name
-from est_analysis.subnet.mask import StackShape, SubnetMask
+from est_analysis.subnet.mask import HeadSampling, LayerMask, StackShape, SubnetMask
 from est_analysis.subnet.schedule import Rates, Schedule
 
 TRAINING_FACTOR = 3  # forward once, backward twice its products
@@ -26,13 +27,14 @@ class Architecture:
         num_layers, num_heads, mlp_columns: N_L, N_H, N_M of EST.
         hidden: width d of the residual stream.
         head_dim: width of one head; usually hidden / num_heads.
-        num_kv_heads: key/value heads; fewer than `num_heads` under grouped-query attention, where sampling query heads
-            keeps all key and value projections.
+        num_kv_heads: key/value heads; fewer than `num_heads` under grouped-query attention.
         mlp_matrices: 2, or 3 for gated MLPs (SwiGLU).
         vocab_size: output classes of the head.
         seq_len: tokens a sequence; sets the cost of attention scores.
         attention: `full` counts all N^2 scores (what dense and most fused CPU kernels compute, and what torch's FLOP
             counter counts); `causal` counts half of them.
+        head_sampling: what a rate p_H means for shared keys and values (`subnet.sample.sample_fixed_size`): all of them
+            are computed, or a share p_H.
     """
 
     num_layers: int
@@ -45,17 +47,33 @@ class Architecture:
     vocab_size: int
     seq_len: int
     attention: Literal["full", "causal"] = "full"
+    head_sampling: HeadSampling = "within_groups"
+
+    @property
+    def grouped(self) -> bool:
+        """Whether heads share keys and values."""
+        return self.num_kv_heads < self.num_heads
 
     @property
     def stack(self) -> StackShape:
         """What the samplers need of it."""
-        return StackShape(num_layers=self.num_layers, num_heads=self.num_heads, mlp_columns=self.mlp_columns)
+        return StackShape(
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            mlp_columns=self.mlp_columns,
+            num_kv_heads=self.num_kv_heads if self.grouped else None,
+        )
 
-    def attention_flops(self, heads: float) -> float:
-        """C_H with `heads` active heads: forward FLOPs a token of one layer's projections and scores."""
+    def attention_flops(self, heads: float, groups: float | None = None) -> float:
+        """C_H with `heads` active heads: forward FLOPs a token of one layer's projections and scores.
+
+        Args:
+            heads: active query heads.
+            groups: key/value heads computed, where heads share them; None for all.
+        """
         width = heads * self.head_dim
-        grouped = self.num_kv_heads < self.num_heads
-        kv_width = self.num_kv_heads * self.head_dim if grouped else width
+        shared = self.num_kv_heads if groups is None else groups
+        kv_width = shared * self.head_dim if self.grouped else width
         scores = 4 * self.seq_len * width * (0.5 if self.attention == "causal" else 1)
         return 4 * self.hidden * width + 4 * self.hidden * kv_width + scores
 
@@ -71,7 +89,8 @@ class Architecture:
     def layer_flops(self, rates: Rates) -> float:
         """Expected forward FLOPs a token of all layers at the given rates."""
         heads, columns = rates.heads * self.num_heads, rates.mlp * self.mlp_columns
-        return rates.layers * self.num_layers * (self.attention_flops(heads) + self.mlp_flops(columns))
+        groups = rates.heads * self.num_kv_heads if self.head_sampling == "whole_groups" else None
+        return rates.layers * self.num_layers * (self.attention_flops(heads, groups) + self.mlp_flops(columns))
 
     def paper_layer_flops(self, rates: Rates) -> float:
         """EST eq. 8, N_L p_L (p_H C_H + p_M C_M): all of attention, shared keys and values too, scales with p_H."""
@@ -82,13 +101,13 @@ class Architecture:
         """Forward FLOPs a token of the layers of a realised mask (None: the full model)."""
         if mask is None:
             return self.layer_flops(Rates())
-        total = 0.0
-        for layer in mask.layers:
-            if layer is not None:
-                heads = self.num_heads if layer.heads is None else len(layer.heads)
-                columns = self.mlp_columns if layer.columns is None else len(layer.columns)
-                total += self.attention_flops(heads) + self.mlp_flops(columns)
-        return total
+        return sum((self._active_flops(layer) for layer in mask.layers if layer is not None), 0.0)
+
+    def _active_flops(self, layer: LayerMask) -> float:
+        heads = self.num_heads if layer.heads is None else len(layer.heads)
+        groups = None if layer.groups is None else len(layer.groups)
+        columns = self.mlp_columns if layer.columns is None else len(layer.columns)
+        return self.attention_flops(heads, groups) + self.mlp_flops(columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +154,17 @@ def schedule_cost(schedule: Schedule, architecture: Architecture) -> ScheduleCos
     (26.7, 19.44)
     """
 
+    return spans_cost(schedule.spans, architecture)
+
+
+def spans_cost(spans: Iterable[tuple[int, Rates]], architecture: Architecture) -> ScheduleCost:
+    """Expected cost of any (number of steps, expected rates) in turn."""
+
     def stage(steps: int, rates: Rates) -> StageCost:
         true = architecture.layer_flops(rates) + architecture.head_flops
         return StageCost(steps=steps, rates=rates, paper=architecture.paper_layer_flops(rates), true=true)
 
-    return ScheduleCost(
-        stages=tuple(stage(steps, rates) for steps, rates in schedule.spans),
-        full=stage(1, Rates()),
-    )
+    return ScheduleCost(stages=tuple(stage(steps, rates) for steps, rates in spans), full=stage(1, Rates()))
 
 
 def dense_architecture(

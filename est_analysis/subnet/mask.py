@@ -14,21 +14,40 @@ A mask is a value. It is passed to `forward` as an argument and never stored in 
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from est_analysis.errors import InputError
+
+HeadSampling = Literal["within_groups", "whole_groups"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackShape:
     """What a sampler needs to know of a model: how many layers, heads a layer and MLP columns a layer it has.
 
-    `num_heads` is 0 for a stack without attention.
+    `num_heads` is 0 for a stack without attention. `num_kv_heads` is the number of groups of query heads that share
+    keys and values (grouped-query attention); None where every head has its own.
     """
 
     num_layers: int
     num_heads: int
     mlp_columns: int
+    num_kv_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        groups = self.num_kv_heads
+        if groups is not None and (groups < 1 or self.num_heads % groups):
+            raise InputError(
+                f"{self.num_heads} heads do not divide into {groups} key/value groups; use a divisor of the heads"
+            )
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one head of keys and values."""
+        return self.num_heads // self.num_kv_heads if self.num_kv_heads else 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +56,8 @@ class LayerMask:
 
     Attributes:
         heads: sorted indices of the active heads, (k,) int64, or None for all of them.
+        groups: sorted indices of the key/value heads that are computed, (g,) int64, or None for all of them; each with
+            the same number of active heads. Only for heads that share keys and values; others keep their own.
         columns: sorted indices of the active MLP columns, (m,) int64, or None for all of them.
         head_scale: factor on the attention output before its bias, 1/p_H in EST eq. 5.
         column_scale: factor on the MLP output before its bias, 1/p_M in EST eq. 6.
@@ -47,6 +68,7 @@ class LayerMask:
     """
 
     heads: Tensor | None = None
+    groups: Tensor | None = None
     columns: Tensor | None = None
     head_scale: float = 1.0
     column_scale: float = 1.0
@@ -59,7 +81,7 @@ class LayerMask:
         def move(index: Tensor | None) -> Tensor | None:
             return None if index is None else index.to(device, non_blocking=True)
 
-        return replace(self, heads=move(self.heads), columns=move(self.columns))
+        return replace(self, heads=move(self.heads), groups=move(self.groups), columns=move(self.columns))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,13 +7,14 @@ expected cost is fixed.
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from est_analysis.errors import InputError, unknown_name
-from est_analysis.subnet.mask import LayerMask, StackShape, SubnetMask
+from est_analysis.subnet.mask import HeadSampling, LayerMask, StackShape, SubnetMask
 from est_analysis.subnet.schedule import Rates
 
 OutputScale = Literal["none", "sqrt_gap", "inv_p", "linear_gap"]
@@ -45,14 +46,42 @@ def _subset(rate: float, total: int, generator: torch.Generator, *, symbol: str,
     return torch.randperm(total, generator=generator)[:count].sort().values
 
 
-def sample_fixed_size(shape: StackShape, rates: Rates, *, generator: torch.Generator) -> SubnetMask:
+def _heads(
+    shape: StackShape, rate: float, head_sampling: HeadSampling, generator: torch.Generator
+) -> tuple[Tensor | None, Tensor | None]:
+    """(active heads, active key/value groups), None for all."""
+    size = shape.heads_per_group
+    if size == 1:
+        return _subset(rate, shape.num_heads, generator, symbol="p_H", unit="heads"), None
+    if head_sampling == "whole_groups":
+        groups = _subset(rate, shape.num_kv_heads, generator, symbol="p_H", unit="key/value groups")
+        return (None if groups is None else (groups[:, None] * size + torch.arange(size)).flatten()), groups
+    unit = "heads of a key/value group"
+    drawn = [_subset(rate, size, generator, symbol="p_H", unit=unit) for _ in range(shape.num_kv_heads)]
+    if drawn[0] is None:
+        return None, None
+    return torch.cat([group * size + heads for group, heads in enumerate(drawn)]), None
+
+
+def sample_fixed_size(
+    shape: StackShape,
+    rates: Rates,
+    *,
+    head_sampling: HeadSampling = "within_groups",
+    generator: torch.Generator,
+) -> SubnetMask:
     """EST's subnetwork (Algorithm 1): exactly p_L N_L layers, and in each its own p_H N_H heads and p_M N_M columns.
 
     Every subset of the given size is equally likely, layers are drawn first, and each active layer draws its heads and
     columns independently. Attention and MLP outputs are scaled by 1/p (eqs. 5, 6); layers are not (eq. 7).
 
+    Where heads share keys and values the paper does not say which are drawn. Our reading keeps what it does say, p_H
+    N_H heads, and spreads them evenly: `within_groups` draws a share p_H of every group and computes all keys and
+    values; `whole_groups` draws a share p_H of the groups, each with all its heads, and leaves out the other keys and
+    values.
+
     Raises:
-        InputError: a rate does not give a whole number of units.
+        InputError: a rate does not give a whole number of units, or an unknown `head_sampling`.
 
     >>> mask = sample_fixed_size(
     ...     StackShape(num_layers=4, num_heads=2, mlp_columns=8),
@@ -64,18 +93,38 @@ def sample_fixed_size(shape: StackShape, rates: Rates, *, generator: torch.Gener
     """
     kept = _subset(rates.layers, shape.num_layers, generator, symbol="p_L", unit="layers")
     active = set(range(shape.num_layers)) if kept is None else set(kept.tolist())
+    drawn = SubnetMask(layers=tuple(LayerMask() if i in active else None for i in range(shape.num_layers)))
+    return sample_width(drawn, shape, rates, head_sampling=head_sampling, generator=generator)
 
-    def draw_layer() -> LayerMask:
-        heads = _subset(rates.heads, shape.num_heads, generator, symbol="p_H", unit="heads")
+
+def sample_width(
+    mask: SubnetMask,
+    shape: StackShape,
+    rates: Rates,
+    *,
+    head_sampling: HeadSampling = "within_groups",
+    generator: torch.Generator,
+) -> SubnetMask:
+    """`mask` with heads and columns drawn in each of its active layers, as `sample_fixed_size` draws them.
+
+    It draws nothing on an axis whose rate is 1, so the generator is then left where it was.
+    """
+    if head_sampling not in get_args(HeadSampling):
+        raise unknown_name("head sampling", head_sampling, get_args(HeadSampling))
+
+    def narrowed(layer: LayerMask) -> LayerMask:
+        heads, groups = _heads(shape, rates.heads, head_sampling, generator)
         columns = _subset(rates.mlp, shape.mlp_columns, generator, symbol="p_M", unit="MLP columns")
-        return LayerMask(
+        return replace(
+            layer,
             heads=heads,
+            groups=groups,
             columns=columns,
             head_scale=1.0 if heads is None else 1.0 / rates.heads,
             column_scale=1.0 if columns is None else 1.0 / rates.mlp,
         )
 
-    return SubnetMask(layers=tuple(draw_layer() if i in active else None for i in range(shape.num_layers)))
+    return SubnetMask(layers=tuple(layer and narrowed(layer) for layer in mask.layers))
 
 
 def bernoulli_keep_rate(mean_depth: float, num_layers: int, num_kept: int) -> float:

@@ -152,6 +152,11 @@ _ALL = [
     _est("table1", "EST Table 1", (1, 0.5, 0.5, 0.5), (2, 0.5, 0.5, 1), (3, 1, 1, 1)),
     _est("gpt2-est", "EST 4.1", (20 * _K, 0.5, 0.5, 0.5), (70 * _K, 0.5, 0.5, 1), (150 * _K, 1, 1, 1)),
     _est("gpt2-one-stage", "EST 4.1, EST-ONE-STAGE", (150 * _K, 0.5, 0.5, 1)),
+    _est(
+        "gpt2-constant-three-quarters",
+        "ours: one rate of heads and columns all the way, the control for growth; on GPT-2 25 % fewer layer FLOPs",
+        (150 * _K, 0.75, 0.75, 1),
+    ),
     _est("gpt2-two-stage-a", "EST 4.1, EST-TWO-STAGE-A", (50 * _K, 0.5, 0.5, 1), (150 * _K, 1, 1, 1)),
     _est("gpt2-two-stage-b", "EST 4.1, EST-TWO-STAGE-B", (70 * _K, 0.5, 0.5, 1), (150 * _K, 1, 1, 1)),
     _est("gpt2-two-stage-c", "EST 4.1, EST-TWO-STAGE-C", (90 * _K, 0.5, 0.5, 1), (150 * _K, 1, 1, 1)),
@@ -176,6 +181,13 @@ _ALL = [
         12,
         (6, 9, 12),
         1,
+    ),
+    _est(
+        "bert-stacking-3-6-12",
+        "progressive stacking (Gong et al. 2019), BERT-base: 50k, 70k and 280k steps",
+        (50 * _K, 1, 1, 0.25),
+        (120 * _K, 1, 1, 0.5),
+        (400 * _K, 1, 1, 1),
     ),
     _depths(
         "ul2-raptr-12-16-20-24",

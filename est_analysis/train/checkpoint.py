@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 
 from est_analysis.errors import InputError
-from est_analysis.models.gpt2 import GPT2
 from est_analysis.models.hf import load_folder, save_folder
+from est_analysis.models.language_model import LanguageModel
 
 _STATE = "trainer.pt"
 _STATES_KEPT = 2
@@ -69,7 +69,7 @@ class Checkpoints:
         for left in self.folder.glob(".*-step*"):
             shutil.rmtree(left, ignore_errors=True)
 
-    def save(self, step: int, model: GPT2, state: dict[str, Any]) -> Path:
+    def save(self, step: int, model: LanguageModel, state: dict[str, Any]) -> Path:
         """Write the checkpoint of `step` and drop what it supersedes; the ones before it survive any failure here.
 
         Raises:
@@ -122,7 +122,7 @@ class Checkpoints:
         self.path(step).rename(leaving)
         shutil.rmtree(leaving)
 
-    def load(self, step: int, model: GPT2) -> dict[str, Any]:
+    def load(self, step: int, model: LanguageModel) -> dict[str, Any]:
         """Put the weights of `step` into `model` and return the trainer's state.
 
         Raises:

@@ -21,7 +21,7 @@ from torch import Tensor
 from est_analysis.data.batches import Batch, Batches
 from est_analysis.errors import InputError
 from est_analysis.methods import Method
-from est_analysis.models.gpt2 import GPT2
+from est_analysis.models.language_model import LanguageModel
 from est_analysis.subnet.cost import TRAINING_FACTOR
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.train.allocator import keep_freed_memory
@@ -56,7 +56,7 @@ class Job:
 
     run_id: str
     folder: Path
-    model: GPT2
+    model: LanguageModel
     method: Method
     batches: Batches
     validation: Sequence[Batch]

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from est_analysis.models.config import PRESETS, ModelConfig
+from est_analysis.models.config import PRESETS, GPT2Config
 
 TRAIN = [
     (["--method", "ets"], "unknown method 'ets': did you mean 'est'? Known: est, full, "),
-    (["--method", "zzz"], "unknown method 'zzz': Known: est, full, gradual_stacking, pld"),
+    (["--method", "zzz"], "unknown method 'zzz': Known: est, full, gradual_stacking, layer_dropout, pld"),
     (["--schedule", "gpt2-ets"], "unknown schedule 'gpt2-ets': did you mean 'gpt2-est'? Known: bert-raptr-6-8-10-12, "),
     (["--preset", "tinny"], "unknown preset 'tinny': did you mean 'tiny'? Known: gpt2, mini, odd, small, tiny"),
     (["--family", "gpt"], "unknown family 'gpt': did you mean 'gpt2'? Known: gpt2"),
@@ -26,7 +26,10 @@ TRAIN = [
     (["--logger", "wandbb"], "unknown logger 'wandbb': did you mean 'wandb'? Known: none, tensorboard, trackio, wandb"),
     (["--method", "raptr", "--output-scale", "inv"], "unknown output scale 'inv': did you mean 'inv_p'? Known: "),
     (["--output-scale", "inv_p"], "output scale 'inv_p' belongs to raptr; est has none"),
-    (["--method", "raptr", "--schedule", "gpt2-est"], "schedule 'gpt2-est' samples heads or MLP columns, raptr only "),
+    (
+        ["--method", "pld", "--schedule", "gpt2-est"],
+        "schedule 'gpt2-est' samples heads or MLP columns, pld only layers",
+    ),
     (["--preset", "odd"], "p_H=0.5 of 3 heads is 1.5 heads; use a multiple of 1/3 above 0"),
     (["--seq-len", "257"], "seq_len=257 is longer than the context of 'tiny' (256 tokens)"),
     (["--steps", "-5"], "steps=-5 must be at least 1"),
@@ -55,8 +58,8 @@ def _things_to_trip_over(tmp_path, monkeypatch):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00" * 100)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
-    odd = ModelConfig(num_layers=4, hidden=12, num_heads=3, mlp_columns=8, vocab_size=1, context_length=256)
-    monkeypatch.setitem(PRESETS, "odd", odd)
+    odd = GPT2Config(num_layers=4, hidden=12, num_heads=3, mlp_columns=8, vocab_size=1, context_length=256)
+    monkeypatch.setitem(PRESETS["gpt2"], "odd", odd)
 
 
 @pytest.mark.usefixtures("_things_to_trip_over")
@@ -73,7 +76,16 @@ OTHERS = [
     ("run reproduce --scale smoke --seeds 0", "seeds=0 must be at least 1"),
     ("reproduce --scale smoke --seeds -1", "seeds=-1 must be at least 1"),
     ("reproduce --scale fast", "unknown scale 'fast': "),
-    ("flops gpt2-ets", "unknown schedule 'gpt2-ets': did you mean 'gpt2-est'? Known: "),
+    ("flops gpt2-ets", "unknown schedule or method 'gpt2-ets': did you mean 'gpt2-est'? Known: bert-"),
+    ("flops raptor", "unknown schedule or method 'raptor': did you mean 'raptr'? Known: "),
+    ("flops 1:2", "'1:2' is not a stage; write END:HEADS,MLP,LAYERS"),
+    ("flops gradual_stacking --model tinyllama", "p_L=0.75 of 22 layers is 16.5 layers; use a multiple of 1/22"),
+    ("methods --model gpt3", "unknown model 'gpt3': did you mean 'gpt2'? Known: bert-base, bert-large, gpt2, "),
+    ("methods --attention cuasal", "unknown attention 'cuasal': did you mean 'causal'? Known: causal, full"),
+    (
+        "audit --published no.csv",
+        "no published values at 'no.csv'; give the repository's paper_figures/data/published.c",
+    ),
     ("flops gpt2-est --model gpt3", "unknown model 'gpt3': did you mean 'gpt2'? Known: bert-base, bert-large, gpt2, "),
     ("flops gpt2-est --attention cuasal", "unknown attention 'cuasal': did you mean 'causal'? Known: causal, full"),
     ("flops gpt2-est --seq-len -1", "seq_len=-1 must be at least 1"),

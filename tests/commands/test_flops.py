@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from est_analysis.methods import METHODS
 from est_analysis.models.config import PRESETS
 from est_analysis.subnet.cost import PUBLISHED_ARCHITECTURES
 from est_analysis.subnet.schedule import SCHEDULES
@@ -41,7 +42,7 @@ def test_est_on_gpt2_to_the_digits_of_the_paper(est):
     assert [round(stage["paper_saving"], 10) for stage in record["stages"]] == [75, 50, 0]
 
 
-@pytest.mark.parametrize("model", [*PUBLISHED_ARCHITECTURES, *PRESETS])
+@pytest.mark.parametrize("model", [*PUBLISHED_ARCHITECTURES, *PRESETS["gpt2"]])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_on_every_model(est, schedule, model):
     record = json.loads(est("flops", schedule, "--model", model, "--json").out)
@@ -67,6 +68,32 @@ def test_every_schedule_on_every_model(est, schedule, model):
 )
 def test_a_schedule_comes_with_the_model_it_was_made_for(est, schedule, model):
     assert json.loads(est("flops", schedule, "--json").out)["model"] == model
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_costs_what_its_default_schedule_does(est, method):
+    """All our laws have their schedule's mean depth; the model is the one the schedule was made for."""
+    found = json.loads(est("flops", method, "--json").out)
+    schedule = json.loads(est("flops", METHODS[method].default_schedule, "--json").out)
+    assert found["method"] == method
+    assert schedule["method"] == (method if method == "full" else "")
+    same = ("schedule", "source", "model", "architecture", "head_share")
+    assert {name: found[name] for name in same} == {name: schedule[name] for name in same}
+    for name in ("paper_saving", "true_saving", "ideal_speedup", "paper_speedup"):
+        assert found[name] == pytest.approx(schedule[name], rel=1e-12, abs=1e-12)
+    assert sum(stage["steps"] for stage in found["stages"]) == sum(stage["steps"] for stage in schedule["stages"])
+
+
+def test_a_method_shows_its_own_law_and_not_its_schedules(est):
+    def depths(name):
+        return [stage["rates"]["layers"] for stage in json.loads(est("flops", name, "--json").out)["stages"]]
+
+    assert depths("raptr") == pytest.approx([6 / 12, 8 / 12, 10 / 12, 1])
+    assert depths("raptr_reversed") == pytest.approx([1, 10 / 12, 8 / 12, 6 / 12])
+    assert depths("stochastic_depth") == depths("layer_dropout") == pytest.approx([9 / 12] * 4)
+    first, *others = depths("pld")
+    assert first > 0.755 > 0.7475 > max(others)
+    assert "pld, with bert-raptr-6-8-10-12, on bert-base" in est("flops", "pld").out
 
 
 def test_shorter_sequences_and_causal_attention_change_the_cost(est):

@@ -46,8 +46,10 @@ def test_execution_is_no_part_of_a_run(spec, quiet, changed, tmp_path, method):
     """How it is carried out changes neither its name nor its numbers."""
     from dataclasses import replace
 
-    # Gradual stacking's own 6-9-12 is no whole number of the preset's six layers.
-    schedule = "bert-raptr-6-8-10-12" if method == "gradual_stacking" else ""
+    # The stacking methods' own 6-9-12 and 3-6-12 are no whole numbers of the preset's six layers.
+    schedule = {"gradual_stacking": "bert-raptr-6-8-10-12", "progressive_stacking": "1:1,1,0.5; 2:1,1,1"}.get(
+        method, ""
+    )
     spec = changed(spec, method=method, schedule=schedule)
     one = run(spec, quiet, root=tmp_path / "one")
     other = run(spec, replace(quiet, masks_ahead=0), out=tmp_path / "other")

@@ -6,7 +6,8 @@ import pytest
 from est_analysis.errors import InputError
 from est_analysis.experiments import spec as module
 from est_analysis.experiments.spec import TrainSpec, differing_fields, run_id
-from est_analysis.models.config import PRESETS, ModelConfig
+from est_analysis.models.config import PRESETS, GPT2Config
+from est_analysis.models.families import FAMILIES
 from est_analysis.train.settings import Settings
 
 BASE = TrainSpec(settings=Settings(steps=150))
@@ -68,7 +69,8 @@ def test_every_field_changes_the_name(changed, name):
 
 def test_family_data_and_numerics_change_the_name_too(changed, monkeypatch):
     names = {run_id(BASE, data_hash="0"), run_id(BASE, data_hash="1")}
-    monkeypatch.setattr(module, "FAMILIES", ("gpt2", "other"))
+    monkeypatch.setitem(FAMILIES, "other", FAMILIES["gpt2"])
+    monkeypatch.setitem(PRESETS, "other", PRESETS["gpt2"])
     names.add(run_id(changed(BASE, family="other"), data_hash="0"))
     monkeypatch.setattr(module, "NUMERICS_VERSION", module.NUMERICS_VERSION + 1)
     names.add(run_id(BASE, data_hash="0"))
@@ -101,13 +103,13 @@ def test_differing_fields(one, other, expected):
 
 
 REFUSED = [
-    ({"family": "gtp2"}, "unknown family 'gtp2': did you mean 'gpt2'? Known: gpt2"),
+    ({"family": "gtp2"}, "unknown family 'gtp2': did you mean 'gpt2'? Known: gpt2, llama"),
     ({"preset": "tniy"}, "unknown preset 'tniy': did you mean 'tiny'? Known: gpt2, mini, small, tiny"),
     ({"method": "ets"}, "unknown method 'ets': did you mean 'est'? Known: est, full, "),
     ({"schedule": "gpt2-ets"}, "unknown schedule 'gpt2-ets': did you mean 'gpt2-est'? Known: "),
     ({"method": "raptr", "output_scale": "invp"}, "unknown output scale 'invp': did you mean 'inv_p'? Known: inv_p, "),
     ({"output_scale": "inv_p"}, "output scale 'inv_p' belongs to raptr; est has none"),
-    ({"method": "raptr", "schedule": "gpt2-est"}, "schedule 'gpt2-est' samples heads or MLP columns, raptr only"),
+    ({"method": "pld", "schedule": "gpt2-est"}, "schedule 'gpt2-est' samples heads or MLP columns, pld only"),
     ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ({"seq_len": -1}, "seq_len=-1 must be at least 1"),
     ({"validation_tokens": 0}, "validation_tokens=0 must be at least 1"),
@@ -158,7 +160,7 @@ def test_rates_that_do_not_fit_the_model(monkeypatch, sizes, message):
         "vocab_size": 1,
         "context_length": 256,
     } | sizes
-    monkeypatch.setitem(PRESETS, "odd", ModelConfig(**config))
+    monkeypatch.setitem(PRESETS["gpt2"], "odd", GPT2Config(**config))
     with pytest.raises(InputError) as caught:
         TrainSpec(preset="odd", settings=Settings(steps=150))
     assert str(caught.value) == message

@@ -15,10 +15,12 @@ from est_analysis.subnet.schedule import SCHEDULES, Rates, Schedule, Stage, find
 
 SHAPE = StackShape(num_layers=12, num_heads=4, mlp_columns=8)
 STEPS = 60
-DETERMINISTIC = {"full", "gradual_stacking"}
+GROWING = {"gradual_stacking", "progressive_stacking"}
+DETERMINISTIC = {"full", *GROWING}
 every_method = pytest.mark.parametrize("name", METHODS)
 # Those whose law does not change within a stage of their schedule, and is that of the stage.
-every_staged_method = pytest.mark.parametrize("name", sorted(METHODS.keys() - {"pld", "stochastic_depth"}))
+UNSTAGED = {"pld", "stochastic_depth", "layer_dropout"}
+every_staged_method = pytest.mark.parametrize("name", sorted(METHODS.keys() - UNSTAGED))
 
 
 def _build(name, **changes):
@@ -91,7 +93,7 @@ def test_growth_is_a_pure_function_of_the_step_and_fits_the_shape(name):
     growths = [_build(name).growth(step) for step in steps]
     method = _build(name, seed=1)
     assert [method.growth(step) for step in reversed(steps)][::-1] == growths
-    assert any(growths) == (name == "gradual_stacking")
+    assert any(growths) == (name in GROWING)
     for growth in filter(None, growths):
         assert isinstance(growth, Growth)
         assert {layer for copy in growth.copies for layer in copy} <= set(range(SHAPE.num_layers))
@@ -173,6 +175,31 @@ def test_methods_draw_the_samplers_law_from_the_named_stream(scale):
         assert _key(est.mask(step)) == _key(sample_fixed_size(SHAPE, rates, generator=est.generator(step)))
 
 
+def test_raptr_draws_heads_and_columns_as_est_does_after_its_own_layers():
+    rates = Rates(heads=0.5, mlp=0.25, layers=0.5)
+    held = _constant(_build("raptr", output_scale="sqrt_gap"), rates)
+    depths = []
+    for step in range(1, 100):
+        mask, generator = held.mask(step), held.generator(step)
+        alone = sample_bernoulli(SHAPE, 6, always_kept={0, 11}, scale="sqrt_gap", generator=generator)
+        assert mask.active_layers == alone.active_layers
+        assert _sizes(mask)[1:] == (2, 2)
+        depths.append(len(mask.active_layers))
+        for layer, bare in zip(filter(None, mask.layers), filter(None, alone.layers), strict=True):
+            # The generator goes on where the layers left it: heads, then columns, layer by layer.
+            assert layer.heads.tolist() == torch.randperm(4, generator=generator)[:2].sort().values.tolist()
+            assert layer.columns.tolist() == torch.randperm(8, generator=generator)[:2].sort().values.tolist()
+            assert _scales(layer) == (2, 4, bare.scale, 1)
+    assert len(set(depths)) > 1
+
+
+def test_raptr_keeps_all_layers_where_only_heads_and_columns_are_sampled():
+    method = _build("raptr", schedule="gpt2-est", total_steps=150)
+    assert {_sizes(method.mask(step)) for step in range(21, 71)} == {(12, 2, 4)}
+    assert method.mask(71) is None
+    assert {0, 11} <= set(method.mask(1).active_layers)
+
+
 def test_full_ignores_any_schedule():
     method = _build("full", schedule="gpt2-est")
     assert {_key(method.mask(step)) for step in range(1, STEPS)} <= {None, _key(SubnetMask.full(12))}
@@ -211,8 +238,14 @@ def test_the_schedule_is_stretched_to_the_run():
         ("full", {"options": {"theta": 0.5}}, "unknown option 'theta' of method full; it has none"),
         ("pld", {"options": {"seed": 1}}, "unknown option 'seed' of method pld; its options are theta, gamma_steps"),
         ("pld", {"output_scale": "inv_p"}, "output scale 'inv_p' belongs to raptr; pld has none"),
-        ("raptr", {"schedule": "gpt2-est"}, "schedule 'gpt2-est' samples heads or MLP columns, raptr only layers"),
-        ("raptr", {"schedule": "gpt2-three-stage"}, "samples heads or MLP columns, raptr only layers"),
+        (
+            "raptr",
+            {"schedule": "gpt2-est", "shape": replace(SHAPE, num_heads=3)},
+            "p_H=0.5 of 3 heads is 1.5 heads; use a multiple of 1/3",
+        ),
+        ("raptr", {"options": {"head_sampling": "half"}, "schedule": "gpt2-est"}, "unknown head sampling 'half'"),
+        ("layer_dropout", {"schedule": "gpt2-three-stage"}, "samples heads or MLP columns, layer_dropout only layers"),
+        ("layer_dropout", {"output_scale": "inv_p"}, "output scale 'inv_p' belongs to raptr; layer_dropout has none"),
         ("raptr", {"shape": replace(SHAPE, num_layers=3)}, "a mean depth of 1.5 of 3 layers cannot be met with 2"),
         ("raptr", {"shape": replace(SHAPE, num_layers=2)}, "a mean depth of 1 of 2 layers cannot be met with 2"),
     ],
@@ -253,3 +286,4 @@ def test_an_option_reaches_the_method():
     assert _build("raptr", options={"output_scale": "inv_p"}) == _build("raptr", output_scale="inv_p")
     assert _build("pld", options={"theta": 0.5}).theta == 0.5
     assert _build("gradual_stacking", options={"optimizer": "zero"}).optimizer == "zero"
+    assert _build("progressive_stacking").optimizer == "reset_all"

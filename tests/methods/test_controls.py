@@ -1,6 +1,7 @@
 """Controls take their depth from one schedule, so that all of them cost the same: exactly in expectation."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -34,6 +35,8 @@ def _gate_rates(method, step):
     layers = method.shape.num_layers
     if hasattr(method, "keep_rates"):
         return method.keep_rates(step)
+    if type(method).__name__ == "LayerDropout":
+        return [9 / layers] * layers
     constant = type(method).__name__ == "StochasticDepth"
     stage = method.schedule.stage_at(step)
     mean = 9 if constant else method.schedule.spans[stage][1].layers * layers
@@ -55,7 +58,7 @@ def _moments_agree(depths, rates):
     return bool(of_mean.abs() < 4.5 and of_variance.abs() < 4.5)
 
 
-CONTROLS = [("raptr", {}), ("raptr_reversed", {}), ("stochastic_depth", {}), ("pld", {})]
+CONTROLS = [("raptr", {}), ("raptr_reversed", {}), ("stochastic_depth", {}), ("layer_dropout", {}), ("pld", {})]
 CONTROLS += [("pld", {"deepspeed_compat": True}), ("gradual_stacking", {})]
 RANDOM = [case for case in CONTROLS if case[0] != "gradual_stacking"]
 
@@ -186,6 +189,31 @@ def test_stochastic_depth_does_not_change_over_the_run():
     assert _build("stochastic_depth", schedule="full").mask(1) is None
 
 
+# --- uniform LayerDrop ------------------------------------------------------------------------------------------------
+
+
+def test_layer_dropout_excepts_no_layer():
+    """Each layer's count is binomial: 4.5 standard errors; RaPTr's law at the same depth must fail."""
+
+    def uniform(method):
+        active = [set(method.mask(step).active_layers) for step in range(1, STEPS + 1)]
+        error = 4.5 * math.sqrt(0.75 * 0.25 / STEPS)
+        return all(abs(sum(i in kept for kept in active) / STEPS - 0.75) < error for i in range(12))
+
+    assert uniform(_build("layer_dropout"))
+    assert not uniform(_build("stochastic_depth"))
+
+
+def test_layer_dropout_may_keep_nothing_and_scales_nothing():
+    """2 layers at 1/2: each of the four subsets in a quarter of the steps, the empty one too."""
+    method = _build("layer_dropout", layers=2, schedule="1:1,1,0.5")
+    counts = Counter(method.mask(step).active_layers for step in range(1, STEPS + 1))
+    assert set(counts) == {(), (0,), (1,), (0, 1)}
+    assert all(abs(count / STEPS - 1 / 4) < 4.5 * math.sqrt(3 / 16 / STEPS) for count in counts.values())
+    assert all(vars(layer) == vars(LayerMask()) for layer in _build("layer_dropout").mask(1).layers if layer)
+    assert _build("layer_dropout", schedule="full").mask(1) is None
+
+
 # --- gradual stacking -------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +259,30 @@ def test_stacking_sources(depths, layers, copies):
     assert found == copies
 
 
+@pytest.mark.parametrize(
+    ("depths", "layers", "copies"),
+    [
+        ((3, 6, 12), 12, [((3, 0), (4, 1), (5, 2)), tuple((6 + i, i) for i in range(6))]),
+        ((2, 2, 4), 4, [((2, 0), (3, 1))]),
+    ],
+)
+def test_progressive_stacking_puts_the_whole_stack_on_itself(depths, layers, copies):
+    """Layer i to i and i + L: what stays in place, and what is on top of it."""
+    schedule = ";".join(f"{i}:1,1,{depth / layers!r}" for i, depth in enumerate(depths, start=1))
+    method = _build("progressive_stacking", layers=layers, steps=4 * len(depths), schedule=schedule)
+    found = [growth for growth in map(method.growth, range(1, 4 * len(depths) + 1)) if growth]
+    assert [growth.copies for growth in found] == copies
+    assert {growth.optimizer for growth in found} == {"reset_all"}
+
+
+def test_progressive_stacking_3_6_12_grows_after_50k_and_120k_of_400k_steps():
+    method = _build("progressive_stacking", steps=400)
+    assert [step for step in range(1, 401) if method.growth(step)] == [51, 121]
+    assert [len(method.mask(step).active_layers) for step in (1, 50, 51, 120)] == [3, 3, 6, 6]
+    assert method.mask(121) is None
+    assert [len(method.model_mask(step).active_layers) for step in (0, 50, 51)] == [3, 3, 6]
+
+
 def test_stacking_costs_what_raptr_costs():
     assert find_schedule("bert-stacking-6-9-12").mean_layers == find_schedule("bert-raptr-6-8-10-12").mean_layers
 
@@ -249,6 +301,13 @@ def test_stacking_costs_what_raptr_costs():
             {"schedule": "ul2-raptr-12-16-20-24"},
             "warms up with the full model, which gradual_stack",
         ),
+        (
+            "progressive_stacking",
+            {"schedule": "bert-stacking-6-9-12"},
+            "grows from 6 to 9 layers, and progressive_stacking only doubles; use 12 layers, or gradual_stacking",
+        ),
+        ("progressive_stacking", {"schedule": "gpt2-est"}, "columns, progressive_stacking only layers"),
+        ("layer_dropout", {"schedule": "gpt2-est"}, "samples heads or MLP columns, layer_dropout only layers"),
         ("gradual_stacking", {"schedule": "gpt2-est"}, "samples heads or MLP columns, gradual_stacking only layers"),
         (
             "gradual_stacking",

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from est_analysis.models.config import ModelConfig
-from est_analysis.models.gpt2 import GPT2
+from est_analysis.models.config import GPT2Config, LlamaConfig
+from est_analysis.models.families import build_model
 from est_analysis.rng import stream
 
 
@@ -23,12 +23,32 @@ def randomise():
 @pytest.fixture(scope="session")
 def config():
     """Odd sizes: no two axes of the same length, and an MLP that is not four times as wide."""
-    return ModelConfig(num_layers=4, hidden=12, num_heads=3, mlp_columns=10, vocab_size=17, context_length=9)
+    return GPT2Config(num_layers=4, hidden=12, num_heads=3, mlp_columns=10, vocab_size=17, context_length=9)
+
+
+_LLAMA = {"num_layers": 4, "hidden": 24, "num_heads": 6, "mlp_columns": 10, "vocab_size": 17, "context_length": 9}
+
+
+@pytest.fixture(scope="session")
+def configs(config):
+    """GPT-2, and Llamas with 2, 1 and all 6 query heads a group."""
+    return {
+        "gpt2": config,
+        "llama": LlamaConfig(**_LLAMA, num_kv_heads=3, rope_theta=50.0, norm_epsilon=1e-3),
+        "llama, own keys": LlamaConfig(**_LLAMA, num_kv_heads=6, rope_theta=50.0, norm_epsilon=1e-3),
+        "llama, one key, tied": LlamaConfig(**_LLAMA, num_kv_heads=1, norm_epsilon=1e-3, tied_head=True),
+    }
+
+
+@pytest.fixture(scope="session")
+def make(configs):
+    """A random model by name."""
+    return lambda name: _randomise(build_model(configs[name]))
 
 
 @pytest.fixture
-def model(config):
-    return _randomise(GPT2(config))
+def model(make):
+    return make("gpt2")
 
 
 @pytest.fixture(scope="session")

@@ -4,25 +4,44 @@ from dataclasses import replace
 import pytest
 
 from est_analysis.errors import InputError
-from est_analysis.models.config import PRESETS, find_preset
-from est_analysis.models.gpt2 import GPT2
+from est_analysis.models.config import PRESETS, LlamaConfig, find_preset
+from est_analysis.models.families import FAMILIES, build_model, find_family
+from est_analysis.subnet.cost import find_architecture
+
+every_preset = pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family, presets in PRESETS.items() for name in presets]
+)
 
 
-def test_num_parameters_counts_the_tied_head_once(config):
-    assert config.num_parameters == sum(p.numel() for p in GPT2(config).parameters())
+def test_num_parameters_counts_a_tied_head_once(configs):
+    for config in (*configs.values(), replace(configs["llama"], tied_head=True)):
+        assert config.num_parameters == sum(p.numel() for p in build_model(config).parameters())
 
 
-def test_gpt2_is_the_124m_model():
-    assert PRESETS["gpt2"].num_parameters == 124_439_808
+def test_the_published_models_are_those():
+    assert PRESETS["gpt2"]["gpt2"].num_parameters == 124_439_808
+    tiny = PRESETS["llama"]["tinyllama"]
+    assert tiny.num_parameters == 1_100_048_384
+    assert tiny.architecture(2048) == find_architecture("tinyllama")
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_take_the_vocabulary_and_divide_into_heads_and_halves(name):
-    preset = find_preset(name, vocab_size=99)
-    assert preset == replace(PRESETS[name], vocab_size=99)
+def test_every_family_has_presets_of_its_own():
+    assert PRESETS.keys() == FAMILIES.keys()
+    for family, presets in PRESETS.items():
+        assert {preset.family for preset in presets.values()} == {family}
+        assert {"tiny", "mini"} <= presets.keys()
+
+
+@every_preset
+def test_presets_take_the_vocabulary_and_divide_into_heads_and_halves(family, name):
+    preset = find_preset(name, family=family, vocab_size=99)
+    assert preset == replace(PRESETS[family][name], vocab_size=99)
     # EST's published rates are halves: they must give whole heads, columns and layers.
     assert not any(size % 2 for size in (preset.num_heads, preset.mlp_columns, preset.num_layers))
-    assert preset.architecture(64).stack.num_heads == preset.num_heads
+    stack = preset.architecture(64).stack
+    assert stack.num_heads == preset.num_heads
+    if stack.num_kv_heads:  # half of every group, and half of the groups
+        assert stack.heads_per_group % 2 == stack.num_kv_heads % 2 == 0
     assert preset.architecture(64).vocab_size == 99
 
 
@@ -38,14 +57,37 @@ def test_a_width_that_does_not_divide_is_refused(config):
         replace(config, num_heads=5)
 
 
-def test_unknown_preset():
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_kv_heads": 4}, "6 heads do not divide into 4 key/value groups; use a divisor of 6"),
+        ({"num_kv_heads": 0}, "num_kv_heads=0 is not a size"),
+        ({"hidden": 18}, "heads of width 3 cannot be rotated in pairs"),
+        ({"rope_theta": 0.0}, "rope_theta=0.0 must be above 0"),
+        ({"norm_epsilon": math.nan}, "norm_epsilon=nan must be above 0"),
+    ],
+    ids=str,
+)
+def test_sizes_that_make_no_llama(configs, changes, words):
+    with pytest.raises(InputError, match=words):
+        replace(configs["llama"], **changes)
+
+
+def test_unknown_names():
     with pytest.raises(InputError, match="unknown preset 'tinny': did you mean 'tiny'"):
         find_preset("tinny", vocab_size=10)
+    with pytest.raises(InputError, match=r"unknown preset 'gpt2'.* Known: mini, tiny, tinyllama"):
+        find_preset("gpt2", family="llama", vocab_size=10)
+    for find in (find_family, lambda name: find_preset("tiny", family=name, vocab_size=10)):
+        with pytest.raises(InputError, match=r"unknown family 'lama': did you mean 'llama'\? Known: gpt2, llama"):
+            find("lama")
 
 
-def test_initialisation_is_gpt2s():
-    config = replace(PRESETS["tiny"], vocab_size=300)
-    for name, parameter in GPT2(config).initialise(0).named_parameters():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_initialisation_is_gpt2s(family):
+    config = find_preset("tiny", family=family, vocab_size=300)
+    assert isinstance(config, LlamaConfig) == (family == "llama")
+    for name, parameter in build_model(config).initialise(0).named_parameters():
         if name.endswith("bias"):
             assert not parameter.any()
         elif "norm" in name:

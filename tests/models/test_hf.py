@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from est_analysis.errors import InputError
 from est_analysis.models.gpt2 import GPT2
@@ -166,8 +166,9 @@ def test_config_that_is_no_json_object(folder, text):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "llama"}, "holds a 'llama' model; only gpt2"),
-        ({"model_type": "REMOVED"}, "only gpt2"),
+        ({"model_type": "opt"}, "holds a 'opt' model; only gpt2 and llama checkpoints"),
+        ({"model_type": "REMOVED"}, "only gpt2 and llama"),
+        ({"model_type": "llama"}, "lacks num_hidden_layers, hidden_size, num_attention_heads, intermediate_size; "),
         ({"activation_function": "relu"}, "uses the activation 'relu'; only gelu_new is supported"),
         ({"activation_function": "gelu"}, "uses the activation 'gelu'"),
         ({"scale_attn_by_inverse_layer_idx": True}, "sets scale_attn_by_inverse_layer_idx=True"),
@@ -204,9 +205,9 @@ def test_a_config_of_impossible_sizes(folder, axis, value):
 def test_another_family(tmp_path):
     with torch.random.fork_rng():
         sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
-        llama = LlamaForCausalLM(LlamaConfig(vocab_size=11, bos_token_id=0, eos_token_id=0, **sizes))
-    llama.save_pretrained(tmp_path)
-    assert "holds a 'llama' model" in _refusal(tmp_path, tmp_path)
+        other = MistralForCausalLM(MistralConfig(vocab_size=11, num_key_value_heads=2, **sizes))
+    other.save_pretrained(tmp_path)
+    assert "holds a 'mistral' model" in _refusal(tmp_path, tmp_path)
 
 
 def test_an_untied_head_is_refused_whichever_way_it_comes():

@@ -12,13 +12,14 @@ from est_analysis.subnet.sample import sample_bernoulli, sample_fixed_size, samp
 from est_analysis.subnet.schedule import Rates
 
 SHAPE = StackShape(num_layers=4, num_heads=3, mlp_columns=10)
+GROUPED = StackShape(num_layers=4, num_heads=6, mlp_columns=10, num_kv_heads=3)
 # Activations of order 1 to 10 through 4 layers of sums of at most 17 products in float64: rounding below 1e-13.
 EXACT = {"atol": 1e-12, "rtol": 1e-12}
 GPT2_EPSILON = 1e-5
 
 
-def _est(seed, **rates):
-    return sample_fixed_size(SHAPE, Rates(**rates), generator=stream(seed, "mask"))
+def _est(seed, shape=SHAPE, head_sampling="within_groups", **rates):
+    return sample_fixed_size(shape, Rates(**rates), head_sampling=head_sampling, generator=stream(seed, "mask"))
 
 
 def _raptr(seed, scale):
@@ -30,28 +31,57 @@ def _one(**layer):
     return SubnetMask(layers=(LayerMask(), LayerMask(**layer), LayerMask(), LayerMask()))
 
 
-MASKS = {
+# For any stack of 4 layers and 10 columns.
+ANY = {
     "all full": SubnetMask.full(4),
-    "one head": _one(heads=torch.tensor([2]), head_scale=3.0),
-    "two heads, odd scale": _one(heads=torch.tensor([0, 2]), head_scale=0.7),
     "one column": _one(columns=torch.tensor([4]), column_scale=10.0),
     "columns": _one(columns=torch.tensor([0, 3, 9]), column_scale=1.3),
     "scales without sampling": _one(head_scale=0.5, column_scale=2.0),
     "layer scale": _one(scale=1.7),
-    "layer scale and sampling": _one(heads=torch.tensor([1]), columns=torch.tensor([5, 6]), head_scale=2.0, scale=0.4),
     "sublayer scale": _one(sublayer_scale=1.6),
-    "every scale": _one(heads=torch.tensor([1]), head_scale=2.0, column_scale=0.8, scale=0.4, sublayer_scale=1.6),
     "first bypassed": SubnetMask(layers=(None, LayerMask(), LayerMask(), LayerMask())),
     "last bypassed": SubnetMask(layers=(LayerMask(), LayerMask(), LayerMask(), None)),
     "all bypassed": SubnetMask(layers=(None,) * 4),
-    "est thirds": _est(0, heads=1 / 3, mlp=0.2, layers=0.5),
-    "est practical": _est(1, heads=2 / 3, mlp=0.5),
     "raptr": _raptr(0, "none"),
     "raptr inv_p": _raptr(1, "inv_p"),
     "raptr sqrt_gap": _raptr(2, "sqrt_gap"),
     "raptr linear_gap": _raptr(3, "linear_gap"),
     "pld": sample_gated([0.9, 0.8, 0.6, 0.5], sublayer_scales=[1 / 0.9, 1.25, 1 / 0.6, 2], generator=stream(1, "mask")),
 }
+MASKS = ANY | {
+    "one head": _one(heads=torch.tensor([2]), head_scale=3.0),
+    "two heads, odd scale": _one(heads=torch.tensor([0, 2]), head_scale=0.7),
+    "layer scale and sampling": _one(heads=torch.tensor([1]), columns=torch.tensor([5, 6]), head_scale=2.0, scale=0.4),
+    "every scale": _one(heads=torch.tensor([1]), head_scale=2.0, column_scale=0.8, scale=0.4, sublayer_scale=1.6),
+    "est thirds": _est(0, heads=1 / 3, mlp=0.2, layers=0.5),
+    "est practical": _est(1, heads=2 / 3, mlp=0.5),
+}
+GROUPED_MASKS = ANY | {
+    "one head a group": _one(heads=torch.tensor([1, 2, 5]), head_scale=2.0),
+    "one group": _one(heads=torch.tensor([2, 3]), groups=torch.tensor([1]), head_scale=3.0),
+    "one head of two groups": _one(heads=torch.tensor([0, 5]), groups=torch.tensor([0, 2]), head_scale=0.7, scale=0.4),
+    "every scale": _one(heads=torch.tensor([1, 2, 5]), head_scale=2.0, column_scale=0.8, scale=0.4, sublayer_scale=1.6),
+    "est within groups": _est(0, GROUPED, heads=0.5, mlp=0.2, layers=0.5),
+    "est whole groups": _est(1, GROUPED, "whole_groups", heads=1 / 3, mlp=0.5),
+    "est, two whole groups": _est(2, GROUPED, "whole_groups", heads=2 / 3, layers=0.5),
+}
+FEW = ("every scale", "raptr inv_p", "pld")
+OWN_KEYS = {name: GROUPED_MASKS[name] for name in FEW} | {
+    "est": _est(3, StackShape(num_layers=4, num_heads=6, mlp_columns=10), heads=1 / 3, mlp=0.5, layers=0.5)
+}
+ONE_KEY = {name: GROUPED_MASKS[name] for name in FEW} | {
+    "est": _est(4, StackShape(num_layers=4, num_heads=6, mlp_columns=10, num_kv_heads=1), heads=1 / 3, mlp=0.5)
+}
+BY_MODEL = {"gpt2": MASKS, "llama": GROUPED_MASKS, "llama, own keys": OWN_KEYS, "llama, one key, tied": ONE_KEY}
+every_mask = pytest.mark.parametrize(
+    ("which", "mask"),
+    [
+        pytest.param(which, mask, id=f"{which}-{name}")
+        for which, masks in BY_MODEL.items()
+        for name, mask in masks.items()
+    ],
+)
+every_model = pytest.mark.parametrize("which", BY_MODEL)
 
 
 def _switch(index, length, scale):
@@ -62,40 +92,72 @@ def _switch(index, length, scale):
 
 
 def _norm(x, norm):
+    if hasattr(norm, "epsilon"):
+        return x / (x.square().mean(-1, keepdim=True) + norm.epsilon).sqrt() * norm.weight
     centred = x - x.mean(-1, keepdim=True)
     return centred / (centred.square().mean(-1, keepdim=True) + GPT2_EPSILON).sqrt() * norm.weight + norm.bias
 
 
-def _dense_attention(x, part, switch):
-    q, k, v = torch.einsum("btd,hced->cbhte", x, part.qkv_weight) + part.qkv_bias.transpose(0, 1)[:, None, :, None]
+def _turn(x, theta):
+    """Rotary positions by complex numbers: first half of a head + i second half, times exp(i position angle)."""
+    half = x.shape[-1] // 2
+    # The model's angles are float32 numbers by definition.
+    frequencies = 1.0 / theta ** (torch.arange(0, 2 * half, 2, dtype=torch.float32) / (2 * half))
+    angles = torch.arange(x.shape[-2], dtype=torch.float32)[:, None] * frequencies
+    factor = torch.complex(angles.cos(), angles.sin()).to(torch.complex128)
+    turned = torch.complex(x[..., :half], x[..., half:]) * factor
+    return torch.cat((turned.real, turned.imag), -1)
+
+
+def _dense_qkv(x, part, theta):
+    """Queries, keys and values of every head, (B, H, T, E) each."""
+    if theta is None:
+        return torch.einsum("btd,hced->cbhte", x, part.qkv_weight) + part.qkv_bias.transpose(0, 1)[:, None, :, None]
+    query = torch.einsum("btd,hed->bhte", x, part.query_weight)
+    owner = torch.arange(query.shape[1]) // part.heads_per_group
+    key, value = torch.einsum("btd,hced->cbhte", x, part.key_value_weight[owner])
+    return _turn(query, theta), _turn(key, theta), value
+
+
+def _dense_attention(x, part, switch, theta):
+    q, k, v = _dense_qkv(x, part, theta)
     scores = torch.einsum("bhte,bhse->bhts", q, k) / q.shape[-1] ** 0.5
     causal = torch.ones(x.shape[1], x.shape[1]).tril().bool()
     weights = scores.masked_fill(~causal, float("-inf")).softmax(-1)
     heads = torch.einsum("bhts,bhse->bhte", weights, v) * switch[:, None, None]
-    return torch.einsum("bhte,hed->btd", heads, part.out_weight) + part.out_bias
+    output = torch.einsum("bhte,hed->btd", heads, part.out_weight)
+    return output + part.out_bias if theta is None else output
 
 
 def _dense_mlp(x, part, switch):
+    if hasattr(part, "gate_weight"):
+        z = x @ part.gate_weight.T
+        return (z / (1 + torch.exp(-z)) * (x @ part.up_weight.T) * switch) @ part.down_weight
     z = x @ part.up_weight.T + part.up_bias
     active = 0.5 * z * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3))) * switch
     return active @ part.down_weight + part.down_bias
 
 
-def _dense_block(x, block, layer):
-    heads = _switch(layer.heads, SHAPE.num_heads, layer.head_scale)
-    columns = _switch(layer.columns, SHAPE.mlp_columns, layer.column_scale)
+def _dense_block(x, block, layer, config):
+    heads = _switch(layer.heads, config.num_heads, layer.head_scale)
+    columns = _switch(layer.columns, config.mlp_columns, layer.column_scale)
+    theta = getattr(config, "rope_theta", None)
     # PLD's h = x + G Attn(LN x)/p, then h + G FFN(LN h)/p: the MLP sees what attention adds already scaled.
-    y = x + layer.sublayer_scale * _dense_attention(_norm(x, block.attention_norm), block.attention, heads)
+    attention = _dense_attention(_norm(x, block.attention_norm), block.attention, heads, theta)
+    y = x + layer.sublayer_scale * attention
     return y + layer.sublayer_scale * _dense_mlp(_norm(y, block.mlp_norm), block.mlp, columns)
 
 
 def _dense_logits(model, tokens, mask):
-    """GPT-2 written out, all of it computed; the mask only multiplies."""
-    x = model.token_embedding[tokens] + model.position_embedding[: tokens.shape[1]]
+    """The model written out, all of it computed; the mask only multiplies."""
+    x = model.token_embedding[tokens]
+    if hasattr(model, "position_embedding"):
+        x = x + model.position_embedding[: tokens.shape[1]]
     for block, layer in zip(model.blocks, mask.layers, strict=True):
-        branch = _dense_block(x, block, layer or LayerMask()) - x
+        branch = _dense_block(x, block, layer or LayerMask(), model.config) - x
         x = x + (layer.scale if layer else 0.0) * branch
-    return _norm(x, model.final_norm) @ model.token_embedding.T
+    untied = getattr(model, "head_weight", None)
+    return _norm(x, model.final_norm) @ (model.token_embedding if untied is None else untied).T
 
 
 def _gradients(model, loss):
@@ -104,22 +166,23 @@ def _gradients(model, loss):
     return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_logits_equal_the_dense_computation(model, tokens, name):
-    expected = _dense_logits(model, tokens, MASKS[name])
-    torch.testing.assert_close(model(tokens, MASKS[name]), expected, **EXACT)
+@every_mask
+def test_logits_equal_the_dense_computation(make, tokens, which, mask):
+    model = make(which)
+    expected = _dense_logits(model, tokens, mask)
+    torch.testing.assert_close(model(tokens, mask), expected, **EXACT)
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens, MASKS[name]), expected, **EXACT)
+        torch.testing.assert_close(model(tokens, mask), expected, **EXACT)
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_gradients_equal_those_of_the_dense_computation(model, tokens, name):
-    dense = F.cross_entropy(_dense_logits(model, tokens, MASKS[name]).flatten(0, 1), tokens.flatten())
+@every_mask
+def test_gradients_equal_those_of_the_dense_computation(make, tokens, which, mask):
+    model = make(which)
+    dense = F.cross_entropy(_dense_logits(model, tokens, mask).flatten(0, 1), tokens.flatten())
     expected = _gradients(model, dense)
-    actual = _gradients(model, model.loss(tokens, tokens, MASKS[name]))
-    active = MASKS[name].active_layers
+    actual = _gradients(model, model.loss(tokens, tokens, mask))
     for parameter, gradient in actual.items():
-        bypassed = parameter.startswith("blocks.") and int(parameter.split(".")[1]) not in active
+        bypassed = parameter.startswith("blocks.") and int(parameter.split(".")[1]) not in mask.active_layers
         if bypassed:
             assert gradient is None, f"{parameter} belongs to a bypassed layer"
             assert not expected[parameter].any()
@@ -127,33 +190,69 @@ def test_gradients_equal_those_of_the_dense_computation(model, tokens, name):
             torch.testing.assert_close(gradient, expected[parameter], **EXACT, msg=parameter)
 
 
-SAMPLED = [
-    ("heads", "attention.qkv_weight"),
-    ("heads", "attention.qkv_bias"),
-    ("heads", "attention.out_weight"),
-    ("columns", "mlp.up_weight"),
-    ("columns", "mlp.up_bias"),
-    ("columns", "mlp.down_weight"),
-]
+SAMPLED = {
+    "gpt2": [
+        ("heads", "attention.qkv_weight"),
+        ("heads", "attention.qkv_bias"),
+        ("heads", "attention.out_weight"),
+        ("columns", "mlp.up_weight"),
+        ("columns", "mlp.up_bias"),
+        ("columns", "mlp.down_weight"),
+    ],
+    "llama": [
+        ("heads", "attention.query_weight"),
+        ("groups", "attention.key_value_weight"),
+        ("heads", "attention.out_weight"),
+        ("columns", "mlp.gate_weight"),
+        ("columns", "mlp.up_weight"),
+        ("columns", "mlp.down_weight"),
+    ],
+    "llama, own keys": [("heads", "attention.query_weight"), ("heads", "attention.key_value_weight")],
+}
 
 
-@pytest.mark.parametrize(("axis", "parameter"), SAMPLED)
-@pytest.mark.parametrize("name", ["one head", "columns", "layer scale and sampling", "est thirds", "est practical"])
-def test_exactly_the_active_rows_get_gradient(model, tokens, name, axis, parameter):
-    gradients = _gradients(model, model.loss(tokens, tokens, MASKS[name]))
-    for i in MASKS[name].active_layers:
-        gradient = gradients[f"blocks.{i}.{parameter}"]
-        rows = gradient.reshape(len(gradient), -1)
-        index = getattr(MASKS[name].layers[i], axis)
-        active = range(len(rows)) if index is None else index.tolist()
-        assert rows.ne(0).any(1).nonzero().flatten().tolist() == list(active)
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        *(("gpt2", n) for n in ("one head", "columns", "layer scale and sampling", "est thirds", "est practical")),
+        *(("llama", n) for n in ("one head a group", "one group", "est within groups", "est whole groups")),
+        ("llama, own keys", "est"),
+    ],
+)
+def test_exactly_the_active_rows_get_gradient(make, tokens, which, name):
+    model, mask = make(which), BY_MODEL[which][name]
+    gradients = _gradients(model, model.loss(tokens, tokens, mask))
+    for i in mask.active_layers:
+        for axis, parameter in SAMPLED[which]:
+            gradient = gradients[f"blocks.{i}.{parameter}"]
+            rows = gradient.reshape(len(gradient), -1)
+            index = getattr(mask.layers[i], axis)
+            active = range(len(rows)) if index is None else index.tolist()
+            assert rows.ne(0).any(1).nonzero().flatten().tolist() == list(active), parameter
 
 
-def test_the_full_mask_is_no_mask_bit_for_bit(model, tokens):
+@every_model
+def test_the_full_mask_is_no_mask_bit_for_bit(make, tokens, which):
+    model = make(which)
     assert torch.equal(model(tokens, SubnetMask.full(4)), model(tokens))
     with_mask = _gradients(model, model.loss(tokens, tokens, SubnetMask.full(4)))
     without = _gradients(model, model.loss(tokens, tokens))
     assert all(torch.equal(with_mask[name], without[name]) for name in without)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ({"heads": torch.tensor([0])}, "1 active heads do not spread evenly over 3 active key/value groups of 2"),
+        ({"heads": torch.tensor([0, 1, 2])}, "3 active heads do not spread evenly over 3"),
+        ({"heads": torch.tensor([0, 2]), "groups": torch.tensor([0])}, "2 active heads do not spread evenly over 1"),
+        ({"groups": torch.tensor([0])}, "6 active heads do not spread evenly over 1"),
+    ],
+    ids=str,
+)
+def test_heads_that_do_not_fit_their_groups_are_refused(make, tokens, layer, words):
+    with pytest.raises(InputError, match=words):
+        make("llama")(tokens, _one(**layer))
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 1.7, 3.0])
@@ -177,10 +276,12 @@ def test_output_biases_are_not_scaled(model):
     torch.testing.assert_close(block(x, layer), expected, **EXACT)
 
 
-def test_the_model_is_causal_under_a_mask(model, tokens):
+@pytest.mark.parametrize(("which", "name"), [("gpt2", "est practical"), ("llama", "est within groups")])
+def test_the_model_is_causal_under_a_mask(make, tokens, which, name):
+    model, mask = make(which), BY_MODEL[which][name]
     changed = tokens.clone()
     changed[:, 4] = (changed[:, 4] + 1) % 17
-    before, after = model(tokens, MASKS["est practical"]), model(changed, MASKS["est practical"])
+    before, after = model(tokens, mask), model(changed, mask)
     torch.testing.assert_close(before[:, :4], after[:, :4], **EXACT)
     assert (before[:, 4:] - after[:, 4:]).abs().amin((0, 2)).max() > 1e-6
 
@@ -200,7 +301,9 @@ def test_a_mask_for_another_depth_is_refused(model, tokens, layers):
         model(tokens, SubnetMask.full(layers))
 
 
-def test_too_long_a_sequence_is_refused(model):
+@every_model
+def test_too_long_a_sequence_is_refused(make, which):
+    model = make(which)
     model(torch.zeros(1, 9, dtype=torch.int64))
     message = "a sequence of 10 tokens is longer than the model's context of 9; use a shorter sequence or a larger"
     with pytest.raises(InputError, match=message):

@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from est_analysis.errors import InputError
-from est_analysis.models.config import ModelConfig
-from est_analysis.models.gpt2 import GPT2
+from est_analysis.models.config import GPT2Config, LlamaConfig
+from est_analysis.models.families import build_model
 from est_analysis.rng import stream
 from est_analysis.subnet.cost import PUBLISHED_ARCHITECTURES, find_architecture, schedule_cost
 from est_analysis.subnet.mask import SubnetMask
@@ -104,31 +104,57 @@ def test_grouped_keys_and_values_are_kept_whatever_is_sampled():
     assert removed == (query_and_output + scores) / 2
 
 
+@pytest.mark.parametrize(("attention", "percent"), [("full", 23.66), ("causal", 23.55)])
+def test_sampling_whole_groups_saves_their_keys_and_values_too(attention, percent):
+    architecture = replace(find_architecture("tinyllama"), attention=attention, head_sampling="whole_groups")
+    assert round(100 * schedule_cost(find_schedule("tinyllama-est"), architecture).true_saving, 2) == percent
+
+
 def test_unknown_architecture_and_bad_width():
     with pytest.raises(InputError, match="unknown model 'gtp2': did you mean 'gpt2'"):
         find_architecture("gtp2")
     with pytest.raises(InputError, match="a width of 10 does not divide into 3 heads; use a multiple of 3"):
-        ModelConfig(num_layers=1, hidden=10, num_heads=3, mlp_columns=4, vocab_size=5, context_length=4)
+        GPT2Config(num_layers=1, hidden=10, num_heads=3, mlp_columns=4, vocab_size=5, context_length=4)
 
 
 # --- against torch's counter ------------------------------------------------------------------------------------------
 
-CONFIG = ModelConfig(num_layers=4, hidden=12, num_heads=3, mlp_columns=10, vocab_size=17, context_length=9)
+CONFIG = GPT2Config(num_layers=4, hidden=12, num_heads=3, mlp_columns=10, vocab_size=17, context_length=9)
 ARCHITECTURE = CONFIG.architecture(seq_len=7)
 RATES = Rates(heads=1 / 3, mlp=0.5, layers=0.5)
-MASKS = {
-    "none": None,
-    "full": SubnetMask.full(4),
-    "bypassed": SubnetMask(layers=(None,) * 4),
-    "est": sample_fixed_size(ARCHITECTURE.stack, RATES, generator=stream(0)),
-    "est, all layers": sample_fixed_size(ARCHITECTURE.stack, replace(RATES, layers=1), generator=stream(0)),
-    "raptr": sample_bernoulli(ARCHITECTURE.stack, 3, always_kept={0, 3}, generator=stream(3)),
+_LLAMA = {"num_layers": 4, "hidden": 24, "num_heads": 6, "mlp_columns": 10, "vocab_size": 17, "context_length": 9}
+CONFIGS = {
+    "gpt2": CONFIG,
+    "llama": LlamaConfig(**_LLAMA, num_kv_heads=2),
+    "llama, own keys": LlamaConfig(**_LLAMA, num_kv_heads=6, tied_head=True),
 }
 
 
+def _draw(config, rates, seed=0, **options):
+    return sample_fixed_size(config.architecture(7).stack, rates, generator=stream(seed), **options)
+
+
+def _masks(config):
+    return {
+        "none": None,
+        "full": SubnetMask.full(4),
+        "bypassed": SubnetMask(layers=(None,) * 4),
+        "est": _draw(config, RATES),
+        "est, all layers": _draw(config, replace(RATES, layers=1)),
+        "raptr": sample_bernoulli(config.architecture(7).stack, 3, always_kept={0, 3}, generator=stream(3)),
+    }
+
+
+MASKS = {name: _masks(config) for name, config in CONFIGS.items()}
+MASKS["llama"] |= {
+    "est, whole groups": _draw(CONFIGS["llama"], replace(RATES, heads=0.5), head_sampling="whole_groups"),
+}
+every_mask = pytest.mark.parametrize(("which", "name"), [(which, name) for which in MASKS for name in MASKS[which]])
+
+
 @pytest.fixture(scope="module")
-def model():
-    return GPT2(CONFIG).initialise(0)
+def models():
+    return {name: build_model(config).initialise(0) for name, config in CONFIGS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -149,17 +175,33 @@ def _counted(run):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_forward_flops_are_those_torch_counts(model, tokens, name):
-    expected = ARCHITECTURE.mask_flops(MASKS[name]) + ARCHITECTURE.head_flops
-    assert _counted(lambda: model(tokens, MASKS[name])) == pytest.approx(tokens.numel() * expected, rel=1e-12)
+def _charged(which, name):
+    architecture = CONFIGS[which].architecture(seq_len=7)
+    return architecture.mask_flops(MASKS[which][name]) + architecture.head_flops
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_a_training_step_is_three_forwards(model, tokens, name):
-    expected = 3 * (ARCHITECTURE.mask_flops(MASKS[name]) + ARCHITECTURE.head_flops)
-    count = _counted(lambda: model.loss(tokens, tokens, MASKS[name]).backward())
-    assert count == pytest.approx(tokens.numel() * expected, rel=1e-12)
+@every_mask
+def test_forward_flops_are_those_torch_counts(models, tokens, which, name):
+    count = _counted(lambda: models[which](tokens, MASKS[which][name]))
+    assert count == pytest.approx(tokens.numel() * _charged(which, name), rel=1e-12)
+
+
+@every_mask
+def test_a_training_step_is_three_forwards(models, tokens, which, name):
+    count = _counted(lambda: models[which].loss(tokens, tokens, MASKS[which][name]).backward())
+    assert count == pytest.approx(tokens.numel() * 3 * _charged(which, name), rel=1e-12)
+
+
+@pytest.mark.parametrize("head_sampling", ["within_groups", "whole_groups"])
+def test_either_way_of_sampling_groups_costs_exactly_the_expectation(head_sampling):
+    config = replace(CONFIGS["llama"], num_heads=4, num_kv_heads=2)
+    architecture = replace(config.architecture(7), head_sampling=head_sampling)
+    rates = replace(RATES, heads=0.5)
+    for seed in range(9):
+        mask = _draw(config, rates, seed, head_sampling=head_sampling)
+        assert architecture.mask_flops(mask) == pytest.approx(architecture.layer_flops(rates), rel=1e-12)
+    other = replace(architecture, head_sampling=({"within_groups", "whole_groups"} - {head_sampling}).pop())
+    assert other.layer_flops(rates) != pytest.approx(architecture.layer_flops(rates), rel=1e-3)
 
 
 @pytest.mark.parametrize("rates", [RATES, Rates(heads=2 / 3), Rates(mlp=0.2), Rates(layers=0.25), Rates()])

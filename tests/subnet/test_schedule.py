@@ -20,6 +20,7 @@ PUBLISHED = {
     "gpt2-two-stage-b": ((70, 150), (NO_LAYERS, FULL)),
     "gpt2-two-stage-c": ((90, 150), (NO_LAYERS, FULL)),
     "gpt2-two-stage-matched": ((80, 150), (NO_LAYERS, FULL)),  # ours
+    "gpt2-constant-three-quarters": ((150,), ((0.75, 0.75, 1),)),  # ours
     "gpt2-three-stage": ((20, 70, 150), (HALF, (1, 1, 0.5), FULL)),
     "tinyllama-est": ((10, 25, 60), (HALF, NO_LAYERS, FULL)),
 }
@@ -58,12 +59,18 @@ def test_schedules_of_depths_have_equal_stages(name, num_layers, depths, warmup,
     assert (schedule.warmup, tuple(stage.until for stage in schedule.stages)) == (warmup, ends)
 
 
+def test_progressive_stacking_doubles_after_50k_and_120k_steps():
+    schedule = find_schedule("bert-stacking-3-6-12")
+    assert [(steps, rates.layers) for steps, rates in schedule.spans] == [(50_000, 0.25), (70_000, 0.5), (280_000, 1)]
+    assert {(stage.rates.heads, stage.rates.mlp) for stage in schedule.stages} == {(1, 1)}
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_schedule_but_the_one_stage_ends_with_the_full_model(name):
+def test_every_schedule_but_those_of_one_rate_ends_with_the_full_model(name):
     schedule = SCHEDULES[name]
     assert schedule.name == name
     assert schedule.source
-    assert schedule.stages[-1].rates.full == (name != "gpt2-one-stage")
+    assert schedule.stages[-1].rates.full == (name not in {"gpt2-one-stage", "gpt2-constant-three-quarters"})
 
 
 def test_unknown_schedule():

@@ -10,13 +10,19 @@ import torch
 
 from est_analysis.data.batches import Batches, validation_batches
 from est_analysis.methods import build_method
-from est_analysis.models.config import ModelConfig
-from est_analysis.models.gpt2 import GPT2
+from est_analysis.models.config import GPT2Config, LlamaConfig
+from est_analysis.models.families import build_model
 from est_analysis.train.checkpoint import Checkpoints
 from est_analysis.train.loop import Job, train
 from est_analysis.train.settings import Execution, Settings
 
-CONFIG = ModelConfig(num_layers=4, hidden=16, num_heads=2, mlp_columns=32, vocab_size=40, context_length=32)
+CONFIG = GPT2Config(num_layers=4, hidden=16, num_heads=2, mlp_columns=32, vocab_size=40, context_length=32)
+CONFIGS = {
+    "gpt2": CONFIG,
+    "llama": LlamaConfig(
+        num_layers=4, hidden=16, num_heads=4, num_kv_heads=2, mlp_columns=32, vocab_size=40, context_length=32
+    ),
+}
 QUIET = Execution(threads=1, progress=False)
 
 
@@ -53,12 +59,14 @@ class Harness:
 
     Killed = Killed
     config = CONFIG
+    configs = CONFIGS
     quiet = QUIET
 
     def job(
         self,
         folder,
         *,
+        family="gpt2",
         method="est",
         schedule=None,
         options=None,
@@ -73,13 +81,13 @@ class Harness:
         batches = Batches(tokens[:600], seq_len=16, batch_size=4, seed=seed)
         built = build_method(
             method,
-            shape=CONFIG.architecture(16).stack,
+            shape=CONFIGS[family].architecture(16).stack,
             total_steps=settings.steps,
             seed=seed,
             schedule=schedule,
             options=options,
         )
-        model = GPT2(CONFIG).initialise(seed)
+        model = build_model(CONFIGS[family]).initialise(seed)
         permanent = frozenset({0, settings.steps, *built.schedule.transitions})
         return Job(
             run_id=f"{method}-test",

@@ -20,8 +20,10 @@ POINTS = {
     "raptr": {"before a transition": 3, "after it": 4, "mid-window": 6, "mid-interval": 8, "last": 12},
     "raptr_reversed": {"before a transition": 6, "after it": 7},
     "stochastic_depth": {"mid-interval": 8},
+    "layer_dropout": {"mid-interval": 8},
     "pld": {"after the full step": 2, "mid-interval": 8},
     "gradual_stacking": {"before growth": 4, "at growth": 5, "between growths": 7, "at the last growth": 9},
+    "progressive_stacking": {"before growth": 2, "at growth": 3, "at the last growth": 5},
 }
 CASES = [
     pytest.param(method, point, action, id=f"{method}-{name}-{action}")

@@ -1,0 +1,327 @@
+"""The numbers that EST prints (arXiv 2406.06962), recomputed from the settings and the other numbers that it prints.
+
+Only what follows by arithmetic is here: savings from schedules (eqs. 8-10), speed-ups from hours and from step times,
+means of scores, tokens, parameters. A recomputed number is an interval, since what it is made of is itself rounded, or
+since a saving depends on how attention is counted, which the paper does not say. It agrees if it meets the interval of
+all numbers that round to the printed one.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from est_analysis.errors import InputError
+from est_analysis.models.config import PRESETS
+from est_analysis.subnet.cost import Architecture, dense_architecture, find_architecture, schedule_cost
+from est_analysis.subnet.schedule import Schedule, find_schedule, parse_schedule
+
+_COLUMNS = ["paper", "table", "page", "row", "column", "value"]
+_UNITS = {"": 1.0, "%": 1.0, "x": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """All numbers from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def meets(self, other: "Interval") -> bool:
+        """Whether some number is in both, but for the rounding of double precision."""
+        slack = 1e-9 * max(abs(self.high), abs(other.high))
+        return self.low <= other.high + slack and other.low <= self.high + slack
+
+    def __truediv__(self, other: "Interval") -> "Interval":
+        """Quotients of positive numbers."""
+        return Interval(low=self.low / other.high, high=self.high / other.low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """A number as a paper prints it, such as `26.7%`, `1.22x` or `130B`."""
+
+    text: str
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([%xkMB]?)", self.text)
+        if found is None:
+            raise InputError(f"'{self.text}' is not a published number; write one such as 26.7%, 1.22x or 130B")
+        return found[1], found[2]
+
+    @property
+    def unit(self) -> str:
+        """What follows the digits."""
+        return self._parts[1]
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point."""
+        return len(self._parts[0].partition(".")[2])
+
+    @property
+    def value(self) -> float:
+        """The number itself, percents as they are."""
+        return float(self._parts[0]) * _UNITS[self.unit]
+
+    @property
+    def rounded(self) -> Interval:
+        """All numbers that round to it; the last zeros of a whole number, as in 130B, may stand for anything."""
+        digits = self._parts[0]
+        zeros = len(digits) - len(digits.rstrip("0")) if digits.isdigit() and float(digits) else 0
+        half = 0.5 * 10.0 ** (zeros - self.decimals) * _UNITS[self.unit]
+        return Interval(low=self.value - half, high=self.value + half)
+
+    def written_like_it(self, value: float) -> str:
+        """`value` in the same unit, with one more digit."""
+        return f"{value / _UNITS[self.unit]:.{self.decimals + 1}f}{self.unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One number of a paper and where it stands."""
+
+    table: str
+    row: str
+    column: str
+    value: str
+
+    @property
+    def locus(self) -> str:
+        """Where, in words."""
+        return f"Table {self.table}" if self.table.isdigit() else self.table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A printed number beside ours."""
+
+    locus: str
+    row: str
+    column: str
+    printed: Printed
+    recomputed: Interval
+    how: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether ours may be the one that was printed."""
+        return self.recomputed.meets(self.printed.rounded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Book:
+    """All that a paper prints, by table, row and column."""
+
+    entries: tuple[Entry, ...]
+
+    def find(self, table: str, row: str, column: str) -> Printed:
+        """The one number there; an `InputError` names what is missing."""
+        for entry in self.entries:
+            if (entry.table, entry.row, entry.column) == (table, row, column):
+                return Printed(text=entry.value)
+        raise InputError(f"no published '{column}' of '{row}' in '{table}'; add it to the file of published values")
+
+    def scores(self, table: str, row: str) -> list[Printed]:
+        """The scores of a row, one or two a column as in `86.63/86.25`."""
+        cells = (e for e in self.entries if (e.table, e.row) == (table, row) and e.column != "saving FLOPs")
+        return [Printed(text=part) for cell in cells for part in cell.value.split("/")]
+
+
+def read_book(path: Path, paper: str = "EST") -> Book:
+    """The numbers of `paper` in a file of published values.
+
+    Raises:
+        InputError: no such file, or one with other columns.
+    """
+    if not path.is_file():
+        raise InputError(f"no published values at '{path}'; give the repository's paper_figures/data/published.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != _COLUMNS:
+            raise InputError(f"'{path}' has columns {reader.fieldnames}; a file of published values has {_COLUMNS}")
+        rows = [row for row in reader if row["paper"] == paper]
+    return Book(
+        entries=tuple(Entry(**{name: row[name] for name in ("table", "row", "column", "value")}) for row in rows)
+    )
+
+
+def audit(book: Book) -> list[Finding]:
+    """Every number of `book` that can be recomputed, in its order, once for each way to do so."""
+    return [
+        Finding(
+            locus=entry.locus,
+            row=entry.row,
+            column=entry.column,
+            printed=Printed(text=entry.value),
+            recomputed=recomputed,
+            how=how,
+        )
+        for entry in book.entries
+        if entry.column in _RECIPES
+        for recomputed, how in _RECIPES[entry.column](entry, book)
+    ]
+
+
+# Savings --------------------------------------------------------------------------------------------------------------
+
+Recomputed = Iterator[tuple[Interval, str]]
+
+# MSG as EST section 4.1 describes its stages, in thousands of steps.
+_MSG = "20:0.5,0.5,0.5; 40:0.5,0.5,1; 70:1,0.5,1; 150:1,1,1"
+_SCHEDULES = {
+    "EST": "gpt2-est",
+    "EST on GPT2": "gpt2-est",
+    "EST on TinyLlama": "tinyllama-est",
+    **{f"EST-{name}": f"gpt2-{name.lower()}" for name in ("ONE-STAGE", "THREE-STAGE")},
+    **{f"EST-TWO-STAGE-{letter}": f"gpt2-two-stage-{letter.lower()}" for letter in "ABC"},
+    "MSG": _MSG,
+}
+_OTHER_SCHEDULES = {"section 3.3": "table1", "4": "tinyllama-est", "7": "tinyllama-est"}  # of rows called EST
+
+
+def _schedule(entry: Entry) -> tuple[Schedule, Architecture] | None:
+    """What a row trained, on which model; None for rows without a schedule of subnetworks."""
+    if entry.row not in _SCHEDULES:
+        return None
+    name = _OTHER_SCHEDULES.get(entry.table, "gpt2-est") if entry.row == "EST" else _SCHEDULES[entry.row]
+    plan = parse_schedule(name) if ":" in name else find_schedule(name)
+    return plan, find_architecture("tinyllama" if name.startswith("tinyllama") else "gpt2")
+
+
+def _countings(architecture: Architecture) -> list[Architecture]:
+    """The usual ways to count a layer's FLOPs: parameters alone, causal attention scores, all of them."""
+    return [replace(architecture, seq_len=0), replace(architecture, attention="causal"), architecture]
+
+
+def _range(values: Iterable[float]) -> Interval:
+    found = list(values)
+    return Interval(low=min(found), high=max(found))
+
+
+def _saving(entry: Entry, book: Book) -> Recomputed:
+    if entry.row == "Staged Training":
+        steps = book.find("section 4.1", entry.row, "steps of stage 1")
+        yield (
+            _staged_saving(book),
+            f"half the width for {steps.text} steps; with all to no attention scores",
+        )
+    found = _schedule(entry)
+    if found:
+        plan, architecture = found
+        savings = _range(100 * schedule_cost(plan, sizes).paper_saving for sizes in _countings(architecture))
+        if entry.row == "MSG":
+            yield savings, "eqs. 8-10, stages of section 4.1; with all to no attention scores"
+        else:
+            yield savings, f"eqs. 8-10 with {plan.name}"
+
+
+def _staged_saving(book: Book) -> Interval:
+    """Half the hidden size until the transition: heads and MLP columns halve with it, and so do all their inputs."""
+    whole = find_architecture("gpt2")
+    half = dense_architecture(
+        num_layers=whole.num_layers,
+        hidden=whole.hidden // 2,
+        num_heads=whole.num_heads // 2,
+        vocab_size=whole.vocab_size,
+        seq_len=whole.seq_len,
+    )
+    first = book.find("section 4.1", "Staged Training", "steps of stage 1").value
+    share = first / book.find("section 4.1", "GPT2", "training steps").value
+    pairs = zip(_countings(half), _countings(whole), strict=True)
+    return _range(100 * share * (1 - small.mask_flops(None) / large.mask_flops(None)) for small, large in pairs)
+
+
+def _table1(entry: Entry, book: Book) -> Recomputed:
+    cost = schedule_cost(find_schedule("table1"), find_architecture("gpt2"))
+    stages = [stage.paper / cost.full.paper for stage in cost.stages]
+    named = {f"Stage {number}": share for number, share in enumerate(stages, start=1)}
+    named |= {"Total": sum(stages), "Saving": len(stages) - sum(stages)}
+    yield _range([named[entry.row]]), "eqs. 8-10 with table1"
+
+
+def _stage_speedup(entry: Entry, book: Book) -> Recomputed:
+    cost = schedule_cost(find_schedule("table1"), find_architecture("gpt2"))
+    stage = cost.stages[int(entry.row.removeprefix("stage ")) - 1]
+    yield _range([cost.full.paper / stage.paper]), "eq. 8, the full model over the stage"
+
+
+# Times ----------------------------------------------------------------------------------------------------------------
+
+_STEP_TIMES = {"2": "8", "4": "9"}  # table of a run's hours -> table of its step times
+
+
+def _speedup(entry: Entry, book: Book) -> Recomputed:
+    if entry.row == "Original":
+        return
+    hours = [book.find(entry.table, row, "wall clock time (hours)") for row in ("Original", entry.row)]
+    yield hours[0].rounded / hours[1].rounded, f"{hours[0].text} h / {hours[1].text} h"
+    if entry.row == "EST":
+        table = _STEP_TIMES[entry.table]
+        sizes = [e.column for e in book.entries if e.table == table and e.row.endswith("stage 1 training step")]
+        plan, _ = _schedule(entry)
+        speedups = [_step_speedup(book, table, size, plan) for size in sizes]
+        biggest = sizes[-1].removeprefix("micro-batch size ")
+        yield speedups[-1], f"step times of Table {table} at its largest micro-batch, {biggest}"
+
+
+def _step_speedup(book: Book, table: str, column: str, plan: Schedule) -> Interval:
+    names = ("stage 1", "stage 2", "stage 3 (original)")
+    times = [book.find(table, f"total time (ms) of {name} training step", column).rounded for name in names]
+
+    def mean(ends: Sequence[float]) -> float:
+        return sum(steps * end for (steps, _), end in zip(plan.spans, ends, strict=True)) / plan.total_steps
+
+    return times[-1] / Interval(low=mean([time.low for time in times]), high=mean([time.high for time in times]))
+
+
+# Scores, tokens, parameters -------------------------------------------------------------------------------------------
+
+
+def _mean_of(table: str, columns: int) -> Callable[[Entry, Book], Recomputed]:
+    """The mean of a row of single scores, where the row is complete: as many columns as `columns`."""
+
+    def recipe(entry: Entry, book: Book) -> Recomputed:
+        cells = [e for e in book.entries if (e.table, e.row) == (table, entry.row) and e.column != "saving FLOPs"]
+        if len(cells) < columns:
+            return
+        scores = [score.rounded for score in book.scores(table, entry.row)]
+        mean = Interval(
+            low=sum(score.low for score in scores) / len(scores), high=sum(score.high for score in scores) / len(scores)
+        )
+        yield mean, f"mean of the {len(scores)} scores of Table {table}"
+
+    return recipe
+
+
+def _same_as(table: str, column: str) -> Callable[[Entry, Book], Recomputed]:
+    def recipe(entry: Entry, book: Book) -> Recomputed:
+        yield book.find(table, entry.row, column).rounded, f"the {column} of Table {table}"
+
+    return recipe
+
+
+def _tokens(entry: Entry, book: Book) -> Recomputed:
+    parts = [book.find(entry.table, entry.row, name) for name in ("batch size", "sequence length", "training steps")]
+    product = parts[0].value * parts[1].value * parts[2].value
+    yield _range([product]), " x ".join(part.text for part in parts)
+
+
+def _parameters(entry: Entry, book: Book) -> Recomputed:
+    config = {"GPT2": PRESETS["gpt2"]["gpt2"], "TinyLlama": PRESETS["llama"]["tinyllama"]}[entry.row]
+    yield _range([config.num_parameters]), f"a vocabulary of {config.vocab_size}, {config.context_length} positions"
+
+
+_RECIPES: dict[str, Callable[[Entry, Book], Recomputed]] = {
+    "saving FLOPs": _saving,
+    "cost of EST (r N_L (C_H + C_M))": _table1,
+    "speed-up by FLOPs": _stage_speedup,
+    "speed-up": _speedup,
+    "average GLUE": _mean_of("6", 8),
+    "GPT4All": _mean_of("7", 7),
+    "GLUE": _same_as("3", "average GLUE"),
+    "tokens": _tokens,
+    "parameters": _parameters,
+}

@@ -1,0 +1,85 @@
+"""The loss of a language model's head, without ever holding all logits."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+IGNORED_LABEL = -100
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Mean cross entropy of `hidden @ weight.T`, a chunk of tokens at a time, gradients taken on the way.
+
+    The logits (tokens x vocabulary, by far the largest tensor of a language model) exist one chunk at a time and are
+    turned into their own gradient in place, so memory and memory traffic stay small. The arithmetic is that of
+    `F.cross_entropy(F.linear(hidden, weight), labels)`.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+        count = (labels != IGNORED_LABEL).sum().clamp(min=1)
+        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        # Under autocast the head multiplies in the activations' precision; sums stay in the weight's.
+        head = weight.to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden) if needs_grad else None
+        grad_weight = torch.empty_like(weight) if needs_grad else None
+        total = weight.new_zeros(())
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), chunk):
+                part, target = hidden[start : start + chunk], labels[start : start + chunk]
+                logits = (part @ head.T).to(weight.dtype)
+                valid = target != IGNORED_LABEL
+                index = target.where(valid, 0)[:, None]
+                top = logits.amax(1, keepdim=True)
+                logits -= top
+                picked = logits.gather(1, index).squeeze(1)
+                logits.exp_()
+                normaliser = logits.sum(1)
+                total += ((normaliser.log() - picked) * valid).sum()
+                if needs_grad:
+                    weights = valid.to(logits.dtype) / count
+                    logits *= (weights / normaliser)[:, None]  # softmax / count
+                    logits.scatter_add_(1, index, -weights[:, None])
+                    grad = logits.to(hidden.dtype)
+                    torch.mm(grad, head, out=grad_hidden[start : start + chunk])
+                    if head.dtype == weight.dtype:
+                        grad_weight.addmm_(grad.T, part, beta=min(start, 1))  # the first chunk overwrites
+                    elif start:
+                        grad_weight += grad.T @ part
+                    else:
+                        grad_weight.copy_(grad.T @ part)
+        if needs_grad:
+            ctx.save_for_backward(grad_hidden, grad_weight)
+        return total / count
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        # The usual case on CPU, where a pass over the head's gradient costs as much as a layer.
+        if grad.device.type == "cpu" and grad.item() == 1:
+            return grad_hidden, grad_weight, None, None
+        return grad_hidden * grad, grad_weight * grad, None, None
+
+
+def linear_cross_entropy(
+    hidden: Float[Tensor, "B T D"],
+    weight: Float[Tensor, "V D"],
+    labels: Int64[Tensor, "B T"],
+    *,
+    chunk: int | None = None,
+) -> Float[Tensor, ""]:
+    """Mean token cross entropy, in nats, of the LM head `hidden @ weight.T` without ever holding all logits.
+
+    Args:
+        hidden: final hidden states.
+        weight: the head, one row a vocabulary entry.
+        labels: target ids; -100 is ignored.
+        chunk: tokens whose logits exist at once; by default equal chunks of at most 2**25 logits (128 MiB in float32),
+            large enough for full speed.
+    """
+    if chunk is None:
+        chunks = math.ceil(labels.numel() * len(weight) / 2**25)
+        chunk = math.ceil(labels.numel() / chunks)
+    return _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, labels.flatten(), chunk)
