@@ -99,7 +99,7 @@ class _BankTrainer:
         # Every column of a layer costs two products with the stream, forward and twice that backward.
         hidden = job.bank.blocks[0].mlp.down_bias.shape[1]
         self.column_flops = TRAINING_FACTOR * 4 * hidden
-        self.full_layer = job.bank.shape.mlp_columns
+        self.mlp_columns = job.bank.shape.mlp_columns
         self._restore()
 
     def run(self, requested: list[int]) -> None:
@@ -129,7 +129,7 @@ class _BankTrainer:
         if not in_tail:
             self._grow(step)
         x, y = self.job.batch(step)
-        losses = self.job.bank.gradients(x, y, join_masks(masks, self.full_layer))
+        losses = self.job.bank.gradients(x, y, join_masks(masks, self.mlp_columns))
         self.optimizer.step()
         self._charge(masks, len(y[0]))
         self.done.losses.append(losses.tolist())
@@ -148,20 +148,18 @@ class _BankTrainer:
         total = torch.zeros(self.job.bank.num_nets)
         for step in steps:
             masks = [method.mask(step) for method in self.job.methods]
-            total += (self.job.bank(x, join_masks(masks, self.full_layer)) - y).square().mean(1)
+            total += (self.job.bank(x, join_masks(masks, self.mlp_columns)) - y).square().mean(1)
         for net, loss in enumerate((total / len(steps)).tolist()):
             self._row(net, f"subnet_loss_{side}", loss)
 
     def _charge(self, masks: list[SubnetMask | None], samples: int) -> None:
+        everything = SubnetMask.full(self.job.bank.shape.num_layers)
         depths = []
         for net, mask in enumerate(masks):
-            layers = (mask and mask.layers) or ()
-            active = [layer for layer in layers if layer is not None]
-            columns = sum(self.full_layer if layer.columns is None else len(layer.columns) for layer in active)
-            if mask is None:
-                columns = self.full_layer * self.job.bank.shape.num_layers
+            active = [layer for layer in (mask or everything).layers if layer is not None]
+            columns = sum(self.mlp_columns if layer.columns is None else len(layer.columns) for layer in active)
             self.done.flops[net] += self.column_flops * columns * samples
-            depths.append(self.job.bank.shape.num_layers if mask is None else len(active))
+            depths.append(len(active))
         self.done.depths.append(depths)
 
     def _log(self) -> None:
@@ -181,7 +179,7 @@ class _BankTrainer:
         self.done.depths.clear()
 
     def _measure(self) -> None:
-        whole = join_masks([method.model_mask(self.done.step) for method in self.job.methods], self.full_layer)
+        whole = join_masks([method.model_mask(self.done.step) for method in self.job.methods], self.mlp_columns)
         for metric, values in self.job.measure(lambda x: self.job.bank(x, whole)).items():
             for net, value in enumerate(values):
                 self._row(net, metric, float(value))
