@@ -82,7 +82,7 @@ def _reproduce(
 def _print_verdicts(page: Path, context: dict, *, as_json: bool) -> None:
     import pandas as pd
 
-    claims = pd.read_csv(page.parent / "claims.csv")
+    claims = pd.read_csv(page.parent / "claims.csv").fillna({"unit": "", "detail": ""})
     if as_json:
         verdicts = json.loads(claims.to_json(orient="records"))
         print(json.dumps({"report": str(page), **context, "claims": verdicts}, indent=1))
@@ -93,7 +93,7 @@ def _print_verdicts(page: Path, context: dict, *, as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     for row in claims.itertuples():
         interval = "" if pd.isna(row.low) else f"{row.low:.4g} to {row.high:.4g}"
-        measured = "" if pd.isna(row.effect) else f"{row.effect:.4g} {row.unit}"
+        measured = "" if pd.isna(row.effect) else f"{row.effect:.4g} {row.unit}".strip()
         table.add_row(row.id, row.verdict, measured, interval)
     console = Console()
     console.print(table)
