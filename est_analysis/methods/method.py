@@ -106,3 +106,12 @@ def require_depth_only(name: str, schedule: Schedule) -> None:
                 f"schedule '{schedule.name}' samples heads or MLP columns, {name} only layers; "
                 "use a schedule such as bert-raptr-6-8-10-12"
             )
+
+
+def require_full_end(name: str, schedule: Schedule) -> None:
+    """Refuse a schedule whose last stage is not the full model for a method that is defined to end with it."""
+    if not schedule.spans[-1][1].full:
+        raise InputError(
+            f"schedule '{schedule.name}' never reaches the full model, and {name} ends with it; "
+            "add a last stage with all rates 1"
+        )

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import ClassVar, get_args
 
 from est_analysis.errors import InputError, unknown_name
-from est_analysis.methods.method import Growth, Method, OptimizerGrowth, require_depth_only
+from est_analysis.methods.method import Growth, Method, OptimizerGrowth, require_depth_only, require_full_end
 from est_analysis.subnet.mask import LayerMask, SubnetMask
 from est_analysis.subnet.sample import whole_count
 from est_analysis.subnet.schedule import Rates
@@ -37,6 +37,7 @@ class Stacking(Method):
 
     def __post_init__(self) -> None:
         require_depth_only(self.name, self.schedule)
+        require_full_end(self.name, self.schedule)
         if self.optimizer not in get_args(OptimizerGrowth):
             raise unknown_name("optimizer growth", self.optimizer, get_args(OptimizerGrowth))
         if self.schedule.warmup:

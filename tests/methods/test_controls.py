@@ -339,3 +339,12 @@ def test_what_does_not_fit_is_refused(name, changes, message):
         _build(name, **changes)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [("gradual_stacking", "1:1,1,0.5; 2:1,1,0.75"), ("progressive_stacking", "1:1,1,0.25; 2:1,1,0.5")],
+)
+def test_stacks_that_never_grow_whole_are_refused(name, schedule):
+    with pytest.raises(InputError, match="never reaches the full model"):
+        _build(name, schedule=schedule)
