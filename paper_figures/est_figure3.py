@@ -4,7 +4,6 @@ Run it as `python paper_figures/est_figure3.py`. It reads `data/reproduce_quick.
 `data/published.csv` (the paper's printed values), takes seconds and loads no torch.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from est_analysis import plots
-from est_analysis.errors import InputError
+from est_analysis.plots.committed import run_script
 
 HERE = Path(__file__).resolve().parent
-MEASURED, PUBLISHED = HERE / "data" / "reproduce_quick.csv", HERE / "data" / "published.csv"
-
-
-def read_rows(path: Path) -> pd.DataFrame:
-    """The tidy rows in `path`; a missing or untidy file is an `InputError`."""
-    if not path.is_file():
-        raise InputError(f"no measured data at '{path}': run the recipe 'reproduce' and copy its rows.csv there")
-    frame = pd.read_csv(path)
-    if not {"run_id", "method", "seed", "step", "metric", "value"} <= set(frame.columns):
-        raise InputError(f"'{path}' is not a tidy frame: copy the rows.csv of a report there")
-    return frame
+PUBLISHED = HERE / "data" / "published.csv"
 
 
 def published_losses(path: Path = PUBLISHED) -> dict[str, str]:
@@ -55,17 +44,14 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws the figure and prints where it went; 2 when the data is not there."""
-    parser = argparse.ArgumentParser(description="Draw EST's Figure 3 from measured data.")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for est_figure3.png and .svg")
-    parser.add_argument("--data", type=Path, default=MEASURED, help="tidy rows, as in a report's rows.csv")
-    options = parser.parse_args(arguments)
-    try:
-        written = plots.save(draw(read_rows(options.data)), options.out, "est_figure3")
-    except ValueError as error:  # InputError, or a frame without losses
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(*written, sep="\n")
-    return 0
+    return run_script(
+        lambda frame: {"est_figure3": draw(frame)},
+        description="Draw EST's Figure 3 from measured data.",
+        folder=HERE,
+        data="reproduce_quick.csv",
+        hint="run the recipe 'reproduce' and copy its rows.csv there",
+        arguments=arguments,
+    )
 
 
 if __name__ == "__main__":

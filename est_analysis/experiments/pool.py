@@ -38,9 +38,7 @@ def run_in_pool(
     """
     context = get_context("spawn")
     stopping = context.Event()
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_prepare_worker, initargs=(stopping,)
-    ) as pool:  # fmt: skip
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker, initargs=(stopping,)) as pool:
         futures = [pool.submit(_call, function, one) for one in arguments]
         try:
             _watch(futures, show)

@@ -3,8 +3,9 @@
     est run poly-raptr-vs-pld --scale report
     python paper_figures/data/thin.py reports/poly-raptr-vs-pld-report/rows.csv paper_figures/data/poly_raptr_vs_pld.csv
 
-Kept are the measurements at every evaluation, of what is logged more often the rows at evaluations, and of variants (a
-method's name with a slash) the losses around transitions alone.
+Where stage transitions were studied, with variants (a method's name with a slash), these are the losses around
+transitions and the plain methods' loss curves; elsewhere the errors by degree and the relative loss at every
+evaluation. What is logged more often is kept at evaluations.
 """
 
 import sys
@@ -12,20 +13,28 @@ from pathlib import Path
 
 import pandas as pd
 
+BY_DEGREE = r"(?:tail_)?error_\d+|(?:tail_)?relative_loss|subnet_loss_(?:before|after)|stage|layer_flops|active_layers"
+AROUND_TRANSITIONS = r"relative_loss|subnet_loss_(?:before|after)"
+CURVES = r"train_loss|validation_loss|stage|layer_flops|active_layers"
 OFTEN = ("stage", "layer_flops", "active_layers")
-OF_VARIANTS = ("relative_loss", "subnet_loss_before", "subnet_loss_after")
-DROPPED = r"_stderr$|^tail_(?:train_loss|active_layers|off_support|validation_loss)$"
+RUN = ["run_id", "seed", "step"]
 
 
 def thin(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows worth keeping, values to six digits."""
-    evaluated = rows.loc[rows["metric"] == "error_1", ["run_id", "seed", "step"]].drop_duplicates()
-    kept = rows[~rows["metric"].str.contains(DROPPED, regex=True)]
-    kept = kept[~kept["method"].str.contains("/") | kept["metric"].isin(OF_VARIANTS)]
-    often = kept["metric"].isin(OFTEN)
-    at_evaluations = kept[often].merge(evaluated, on=["run_id", "seed", "step"])
-    found = pd.concat([kept[~often], at_evaluations], ignore_index=True)
-    found["value"] = found["value"].map(lambda value: float(f"{value:.6g}"))
+    evaluated = pd.MultiIndex.from_frame(rows.loc[rows["metric"] == "relative_loss", RUN])
+    kept = rows[~rows["metric"].isin(OFTEN) | pd.MultiIndex.from_frame(rows[RUN]).isin(evaluated)]
+    variant = kept["method"].str.contains("/")
+    if variant.any():
+        at = pd.MultiIndex.from_frame(rows.loc[rows["metric"] == "subnet_loss_before", RUN])
+        last = kept["step"] == kept.groupby(["run_id", "seed"])["step"].transform("max")
+        around = kept["metric"].str.fullmatch(AROUND_TRANSITIONS) & (
+            last | pd.MultiIndex.from_frame(kept[RUN]).isin(at)
+        )
+        kept = kept[around | (~variant & kept["metric"].str.fullmatch(f"{CURVES}|relative_loss"))]
+    else:
+        kept = kept[kept["metric"].str.fullmatch(BY_DEGREE)]
+    found = kept.assign(value=kept["value"].map(lambda value: float(f"{value:.6g}")))
     return found.sort_values(["method", "seed", "metric", "step"], kind="stable", ignore_index=True)
 
 
