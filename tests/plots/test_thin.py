@@ -10,6 +10,13 @@ from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
 
 THIN = run_path(str(Path(__file__).parents[2] / "paper_figures" / "data" / "thin.py"))["thin"]
+
+
+def loss_curves(frame):
+    """Of the plain methods, the only ones whose curves are drawn."""
+    return plots.summarise_transition_losses(frame[~frame["method"].str.contains("/")])
+
+
 RECIPES = {
     "poly-raptr-vs-pld": (
         ("full", "raptr", "raptr_reversed", "stochastic_depth", "pld"),
@@ -17,7 +24,7 @@ RECIPES = {
     ),
     "transition-smoothness": (
         ("raptr", "raptr/no-norm", "raptr/no-residual", "raptr/sqrt_gap", "est", "pld", "gradual_stacking"),
-        (plots.summarise_transitions, plots.summarise_transition_changes, plots.summarise_transition_losses),
+        (plots.summarise_transitions, plots.summarise_transition_changes, loss_curves),
     ),
 }
 
