@@ -48,6 +48,9 @@ def train(
     rewarm: Annotated[int, typer.Option(help="Steps of warm-up after every stage transition.")] = 0,
     decay: Annotated[str, typer.Option(help="linear, cosine or constant.")] = "linear",
     weight_decay: Annotated[float, typer.Option(help="AdamW's, on matrices and embeddings.")] = 0.1,
+    embedding_decay: Annotated[
+        float | None, typer.Option(help="Weight decay of the embeddings; as --weight-decay unless given.")
+    ] = None,
     clip: Annotated[float, typer.Option(help="Largest gradient norm; 0: no clipping.")] = 1.0,
     accumulation: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast).")] = "float32",
@@ -58,6 +61,7 @@ def train(
     log_every: Annotated[int, typer.Option(help="Steps a row.")] = 10,
     eval_every: Annotated[int, typer.Option(help="Steps between full-model validations.")] = 100,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    keep_every: Annotated[int, typer.Option(help="Steps between checkpoints that are kept for good; 0: none.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; runs/<run_id> unless given.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue what --out holds, or refuse it.")] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
@@ -79,6 +83,7 @@ def train(
         rewarm=rewarm,
         decay=decay,
         weight_decay=weight_decay,
+        embedding_decay=embedding_decay,
         clip=clip,
         accumulation=accumulation,
         precision=precision,
@@ -86,6 +91,7 @@ def train(
         log_every=log_every,
         eval_every=eval_every,
         save_every=save_every,
+        keep_every=keep_every,
     )
     spec = TrainSpec(
         family=family,

@@ -1,16 +1,14 @@
 """The Hessian trace of a finished run's final checkpoint, kept beside its rows."""
 
-import json
 from dataclasses import asdict
 
 from est_analysis.curvature.checkpoint import load
 from est_analysis.curvature.locate import locate
+from est_analysis.experiments.afterwards import Row, keep_rows
 from est_analysis.experiments.recipes import Scale
 from est_analysis.experiments.run import FinishedRun
 from est_analysis.experiments.spec import TrainSpec
-from est_analysis.experiments.store import write_atomically
 from est_analysis.experiments.trace import TextSource, TraceSettings, budget_of, measure, prepare
-from est_analysis.train.rows import COLUMNS
 
 
 def measure_trace(scale: Scale, spec: TrainSpec, result: FinishedRun) -> None:
@@ -18,24 +16,21 @@ def measure_trace(scale: Scale, spec: TrainSpec, result: FinishedRun) -> None:
 
     Windows and probes have the same seed for every run, so that the noise they share drops out of comparisons.
     """
-    settings, folder, checkpoint = _settings(spec, scale), result.folder, result.checkpoint
+    settings, checkpoint = _settings(spec, scale), result.checkpoint
+
+    def trace() -> list[Row]:
+        prepared = prepare(load(locate(checkpoint), device=scale.device), settings)
+        estimate = measure(prepared, budget_of(settings, prepared))
+        values = {
+            "hessian_trace": estimate.value,
+            "hessian_trace_stderr": estimate.stderr,
+            "hessian_trace_pairs": estimate.pairs,
+            "hessian_trace_seconds": estimate.seconds,
+        }
+        return [(result.steps, metric, value) for metric, value in values.items()]
+
     identity = {"settings": asdict(settings), "checkpoint": checkpoint.name}
-    note, rows = folder / "trace.json", folder / "trace.csv"
-    # Through JSON, which has lists for tuples.
-    if rows.exists() and note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(identity)):
-        return
-    prepared = prepare(load(locate(checkpoint), device=scale.device), settings)
-    estimate = measure(prepared, budget_of(settings, prepared))
-    values = {
-        "hessian_trace": estimate.value,
-        "hessian_trace_stderr": estimate.stderr,
-        "hessian_trace_pairs": estimate.pairs,
-        "hessian_trace_seconds": estimate.seconds,
-    }
-    lines = [",".join(COLUMNS)]
-    lines += [f"{result.run_id},{spec.seed},{result.steps},{metric},{value!r}" for metric, value in values.items()]
-    write_atomically(rows, "\n".join(lines) + "\n")
-    write_atomically(note, json.dumps(identity))
+    keep_rows("trace", spec, result, identity=identity, measure=trace)
 
 
 def _settings(spec: TrainSpec, scale: Scale) -> TraceSettings:

@@ -28,7 +28,7 @@ def measure(recipe: Recipe, request: Request) -> tuple[pd.DataFrame, dict[str, A
             root=request.runs,
             workers=workers,
             device=scale.device,
-            after=partial(measure_trace, scale),
+            after=(partial(measure_trace, scale),),
         )
     )
     tokens = scale.steps * scale.batch_size * scale.seq_len

@@ -1,5 +1,6 @@
 """From a spec to a finished run: build what the spec says, train it, leave a folder that names its content."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from est_analysis.models.families import build_model, find_family
 from est_analysis.train.checkpoint import Checkpoints
 from est_analysis.train.distributed import Ranks, local_device, ranks_from_environment
 from est_analysis.train.loop import Job, train
-from est_analysis.train.settings import Execution
+from est_analysis.train.settings import Execution, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,12 @@ def num_parameters(spec: TrainSpec) -> int:
     return spec.model_config(vocab_size=prepare_objective(spec, prepare_data(spec)).vocab_size).num_parameters
 
 
+def kept_steps(settings: Settings, transitions: Iterable[int]) -> frozenset[int]:
+    """Steps whose checkpoint stays: the start, stage transitions, every `keep_every` steps, and the end."""
+    between = range(0, settings.steps, settings.keep_every) if settings.keep_every else ()
+    return frozenset({0, settings.steps, *transitions, *between})
+
+
 def run(
     spec: TrainSpec, execution: Execution, *, root: Path = Path("runs"), out: Path | None = None, resume: bool = True
 ) -> FinishedRun:
@@ -99,7 +106,7 @@ def _train(
         folder=folder / "checkpoints",
         tokenizer=objective.tokenizer,
         separator=data.separator_id,
-        permanent=frozenset({0, settings.steps, *method.course.transitions}),
+        permanent=kept_steps(settings, method.course.transitions),
     )
     final = checkpoints.path(settings.steps)
     done = finished(folder)

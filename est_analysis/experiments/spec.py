@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from est_analysis.added import unsaid
 from est_analysis.data.objectives import find_objective
 from est_analysis.errors import InputError
 from est_analysis.methods import Option, build_method, find_method, method_options
@@ -122,10 +123,26 @@ class TrainSpec:
 
 
 def run_id(spec: TrainSpec, *, data_hash: str) -> str:
-    """`<method>-<12 hex digits>`: a hash of every field, the content of the tokens and the version of the numerics."""
-    identity = {"spec": spec.fields(), "data": data_hash, "numerics": NUMERICS_VERSION}
+    """`<method>-<12 hex digits>`: a hash of every field, the content of the tokens and the version of the numerics.
+
+    A field that was added later counts where it is not at its default, so that the names of earlier runs stay.
+    """
+    identity = {"spec": _said(spec), "data": data_hash, "numerics": NUMERICS_VERSION}
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return f"{spec.method}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def _said(spec: TrainSpec) -> dict[str, Any]:
+    """The spec's fields without those added later that are at their defaults (`added`)."""
+    found = spec.fields()
+    parts = [(found["settings"], Settings)]
+    if "options" in found:
+        parts.append((found["options"], find_method(spec.method)))
+    for values, kind in parts:
+        for one in fields(kind):
+            if one.name in values and unsaid(one, values[one.name]):
+                del values[one.name]
+    return found
 
 
 def differing_fields(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,9 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from est_analysis.experiments.afterwards import Afterwards
 from est_analysis.experiments.pool import run_in_pool
-from est_analysis.experiments.run import FinishedRun, prepare_data, run
+from est_analysis.experiments.run import prepare_data, run
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.store import collect
 from est_analysis.train.settings import Execution
@@ -26,7 +27,7 @@ class Sweep:
 
     Attributes:
         specs: the runs.
-        after: measures something of each finished run, importable by name.
+        after: each measures something of every finished run; importable by name.
         device: where they run.
         root: folder of all runs.
         workers: processes at once, each with an equal share of the CPUs; 0 stays in this process and its threads.
@@ -36,7 +37,7 @@ class Sweep:
     root: Path
     workers: int
     device: str = "cpu"
-    after: Callable[[TrainSpec, FinishedRun], None] | None = None
+    after: Sequence[Afterwards] = ()
 
     @property
     def execution(self) -> Execution:
@@ -67,8 +68,8 @@ def run_all(sweep: Sweep) -> pd.DataFrame:
 
 def _run_one(spec: TrainSpec, sweep: Sweep) -> None:
     result = run(spec, sweep.execution, root=sweep.root)
-    if sweep.after:
-        sweep.after(spec, result)
+    for measure in sweep.after:
+        measure(spec, result)
 
 
 def _last_step(path: Path) -> int:

@@ -123,6 +123,12 @@ class SubnetMask:
         """The same mask with its indices on `device`."""
         return SubnetMask(layers=tuple(layer and layer.to(device) for layer in self.layers))
 
+    def unscaled(self) -> "SubnetMask":
+        """The same subnetwork without the factors 1/p on attention and MLP outputs."""
+        return SubnetMask(
+            layers=tuple(layer and replace(layer, head_scale=1.0, column_scale=1.0) for layer in self.layers)
+        )
+
     @staticmethod
     def full(num_layers: int) -> "SubnetMask":
         """Everything active: computes what `mask=None` computes."""

@@ -17,6 +17,7 @@ from est_analysis.errors import InputError, unknown_name
 from est_analysis.subnet.mask import HeadSampling, LayerMask, StackShape, SubnetMask
 from est_analysis.subnet.schedule import Rates
 
+SamplingLaw = Literal["fixed_size", "bernoulli"]
 OutputScale = Literal["none", "sqrt_gap", "inv_p", "linear_gap"]
 
 
@@ -125,6 +126,46 @@ def sample_width(
         )
 
     return SubnetMask(layers=tuple(layer and narrowed(layer) for layer in mask.layers))
+
+
+def sample_independent(shape: StackShape, rates: Rates, *, generator: torch.Generator) -> SubnetMask:
+    """EST's rates and scales, but every layer, head and column by itself, kept with probability p: a Bernoulli draw.
+
+    Only expected sizes are EST's. A draw that keeps nothing of a module leaves its output bias, one that keeps no layer
+    the embeddings.
+
+    Raises:
+        InputError: heads that share keys and values, of which every group needs equally many.
+
+    >>> shape = StackShape(num_layers=4, num_heads=2, mlp_columns=8)
+    >>> mask = sample_independent(shape, Rates(mlp=0.5), generator=torch.Generator().manual_seed(0))
+    >>> [len(layer.columns) for layer in mask.layers]
+    [5, 6, 3, 5]
+    """
+    if shape.heads_per_group > 1 and rates.heads < 1:
+        raise InputError("law bernoulli draws every head by itself, but these share keys and values; use fixed_size")
+
+    def kept(rate: float, total: int) -> Tensor | None:
+        return None if rate == 1 else (torch.rand(total, generator=generator) < rate).nonzero().flatten()
+
+    def layer() -> LayerMask:
+        heads, columns = kept(rates.heads, shape.num_heads), kept(rates.mlp, shape.mlp_columns)
+        return LayerMask(heads=heads, columns=columns, head_scale=1 / rates.heads, column_scale=1 / rates.mlp)
+
+    drawn = kept(rates.layers, shape.num_layers)
+    active = range(shape.num_layers) if drawn is None else drawn.tolist()
+    return SubnetMask(layers=tuple(layer() if i in active else None for i in range(shape.num_layers)))
+
+
+def sample_units(
+    shape: StackShape, rates: Rates, *, law: SamplingLaw, head_sampling: HeadSampling, generator: torch.Generator
+) -> SubnetMask:
+    """EST's subnetwork by either law: `sample_fixed_size` or `sample_independent`."""
+    if law not in get_args(SamplingLaw):
+        raise unknown_name("sampling law", law, get_args(SamplingLaw))
+    if law == "bernoulli":
+        return sample_independent(shape, rates, generator=generator)
+    return sample_fixed_size(shape, rates, head_sampling=head_sampling, generator=generator)
 
 
 def bernoulli_keep_rate(mean_depth: float, num_layers: int, num_kept: int) -> float:

@@ -235,7 +235,7 @@ class _Trainer:
     def _after(self, step: int) -> None:
         self.screen.advance(step)
         boundary = step in self.job.method.course.transitions or step == self.settings.steps
-        save = boundary or step % self.settings.save_every == 0
+        save = boundary or step % self.settings.save_every == 0 or step in self.job.checkpoints.permanent
         evaluate = boundary or step % self.settings.eval_every == 0
         if boundary or step % self.settings.log_every == 0:
             self._log()

@@ -40,14 +40,13 @@ def _scheduled(step: int, settings: Settings) -> float:
 
 def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
     """Fused AdamW; weight decay on matrices and embeddings only."""
-    named = list(model.named_parameters())
-    plain = [p for name, p in named if name.endswith("bias") or "norm" in name]
-    held = {id(p) for p in plain}
-    decayed = [p for _, p in named if id(p) not in held]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+    kinds: dict[str, list[nn.Parameter]] = {"matrices": [], "plain": [], "embeddings": []}
+    apart = settings.embedding_decay is not None
+    for name, parameter in model.named_parameters():
+        kind = "plain" if name.endswith("bias") or "norm" in name else "matrices"
+        kinds["embeddings" if apart and name.endswith("embedding") else kind].append(parameter)
+    decays = {"matrices": settings.weight_decay, "plain": 0.0, "embeddings": settings.embedding_decay}
+    groups = [{"params": held, "weight_decay": decays[kind]} for kind, held in kinds.items() if held]
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
 
 

@@ -1,10 +1,11 @@
 """How a run is trained (`Settings`, part of its identity) and how it is carried out (`Execution`, not part of it)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 
+from est_analysis.added import ADDED_LATER
 from est_analysis.errors import InputError, unknown_name
 
 Decay = Literal["linear", "cosine", "constant"]
@@ -32,6 +33,7 @@ class Settings:
         decay: what follows: linear to 0 (EST, GPT-2), cosine to a tenth (EST, TinyLlama) or constant.
         betas, weight_decay: AdamW; decay applies to matrices and embeddings, not to biases and norms. The papers state
             neither; these are nanoGPT's.
+        embedding_decay: weight decay of the embeddings in place of `weight_decay`; None for the same.
         clip: largest global gradient norm; 0 switches clipping off.
         accumulation: micro-batches a step; all of them see the same mask.
         precision: `bfloat16` runs forward and backward under autocast, weights and optimizer stay float32.
@@ -40,6 +42,8 @@ class Settings:
             different algorithms and neither paper says which it used.
         log_every, eval_every, save_every: steps between rows, full-model validations and checkpoints. All three also
             happen at every stage transition and at the end.
+        keep_every: steps between checkpoints whose weights are kept for good, besides those at the start, at every
+            transition and at the end; 0 keeps no others.
     """
 
     steps: int
@@ -56,6 +60,8 @@ class Settings:
     log_every: int = 10
     eval_every: int = 100
     save_every: int = 200
+    embedding_decay: float | None = field(default=None, metadata=ADDED_LATER)
+    keep_every: int = field(default=0, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "log_every", "eval_every", "save_every"):
@@ -65,8 +71,8 @@ class Settings:
             raise InputError(f"lr={self.lr:g} must be above 0")
         if not 0 <= self.warmup < self.steps:
             raise InputError(f"warmup={self.warmup} must be at least 0 and shorter than the {self.steps} steps")
-        for name in ("rewarm", "weight_decay", "clip"):
-            if not getattr(self, name) >= 0:
+        for name in ("rewarm", "weight_decay", "embedding_decay", "clip", "keep_every"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise InputError(f"{name}={getattr(self, name):g} must be at least 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas={self.betas} must each be at least 0 and below 1")

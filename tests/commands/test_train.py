@@ -64,6 +64,8 @@ def options():
         "--log-every": ("3", "settings.log_every"),
         "--eval-every": ("3", "settings.eval_every"),
         "--save-every": ("3", "settings.save_every"),
+        "--keep-every": ("3", "settings.keep_every"),
+        "--embedding-decay": ("0.2", "settings.embedding_decay"),
     }
 
 
@@ -81,15 +83,15 @@ def test_resuming_with_other_settings_names_each(train, options):
 def test_every_option_takes_effect(train):
     """A run with all of them at once, bfloat16 included."""
     extra = "--method raptr --option output_scale=sqrt_gap --accumulation 2 --precision bfloat16 --decay cosine"
-    more = "--warmup 3 --rewarm 2 --skipped-gradient none --masks-ahead 0 --clip 0 --out all"
-    result = train(*extra.split(), *more.split())
+    more = "--warmup 3 --rewarm 2 --skipped-gradient none --masks-ahead 0 --clip 0 --embedding-decay 0.2"
+    result = train(*extra.split(), *more.split(), "--keep-every", "3", "--out", "all")
     assert result.code == 0, result.err
     spec = json.loads(Path("all/spec.json").read_text())["spec"]
     assert (spec["method"], spec["options"]["output_scale"]) == ("raptr", "sqrt_gap")
     assert spec["settings"] == {
         "steps": 12, "lr": 1e-3, "warmup": 3, "rewarm": 2, "decay": "cosine", "betas": [0.9, 0.95],
         "weight_decay": 0.1, "clip": 0.0, "accumulation": 2, "precision": "bfloat16", "skipped_gradient": "none",
-        "log_every": 4, "eval_every": 7, "save_every": 5,
+        "log_every": 4, "eval_every": 7, "save_every": 5, "embedding_decay": 0.2, "keep_every": 3,
     }  # fmt: skip
 
 

@@ -90,6 +90,17 @@ def test_the_same_path_with_other_text_is_another_run(spec, quiet, changed, tmp_
         run(spec, quiet, out=out)
 
 
+def test_checkpoints_asked_for_are_kept_whatever_else_is_saved(spec, quiet, changed, tmp_path):
+    often = changed(spec, settings__steps=12, settings__save_every=1, settings__keep_every=5)
+    rarely = changed(often, settings__save_every=100)
+    plain = changed(often, settings__keep_every=0)
+    for one, kept in ((often, {0, 5, 10}), (rarely, {0, 5, 10}), (plain, {0})):
+        result = run(one, quiet, root=tmp_path)
+        steps = {int(path.name.removeprefix("step")) for path in (result.folder / "checkpoints").iterdir()}
+        transitions = {2, 6}  # of 12 steps; 11 or none is the spare of the last
+        assert steps - {11} == kept | transitions | {12}
+
+
 def test_num_parameters(spec):
     config = spec.model_config(vocab_size=256)
     assert num_parameters(spec) == sum(parameter.numel() for parameter in GPT2(config).parameters())

@@ -41,6 +41,8 @@ INNER = {
     "log_every": 11,
     "eval_every": 101,
     "save_every": 201,
+    "embedding_decay": 0.1,
+    "keep_every": 10,
 }
 
 
@@ -73,6 +75,20 @@ def test_family_data_and_numerics_change_the_name_too(changed, monkeypatch):
     monkeypatch.setattr(module, "NUMERICS_VERSION", module.NUMERICS_VERSION + 1)
     names.add(run_id(BASE, data_hash="0"))
     assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["settings__keep_every", "settings__embedding_decay", "options__law", "options__normalise"]
+)
+def test_a_field_added_later_leaves_old_names_alone_and_counts_when_it_is_used(changed, name):
+    part, _, field = name.partition("__")
+    assert field in BASE.fields()[part]
+    used = {"keep_every": 10, "embedding_decay": 0.1, "law": "bernoulli", "normalise": False}[field]
+    default = BASE.fields()[part][field]
+    one, two = (
+        changed(BASE, **({name: value} if part == "settings" else {part: {field: value}})) for value in (default, used)
+    )
+    assert run_id(one, data_hash="0") == run_id(BASE, data_hash="0") != run_id(two, data_hash="0")
 
 
 def test_a_default_given_is_the_default():

@@ -17,7 +17,10 @@ from est_analysis.subnet.cost import TRAINING_FACTOR
 from est_analysis.subnet.schedule import Rates
 
 STEPS, BATCH, LENGTH = 12, 4, 16
-EXTRA = [("llama", "est", {"head_sampling": "whole_groups"})]
+EXTRA = [
+    ("llama", "est", {"head_sampling": "whole_groups"}),
+    *((family, "est", {"law": "bernoulli"}) for family in FAMILIES if family != "llama"),  # some draws keep no head
+]
 CASES = [(family, method, {}) for family in FAMILIES for method in METHODS] + EXTRA
 every_case = pytest.mark.parametrize(
     ("family", "method", "options"), CASES, ids=["-".join((f, m, *o.values())) for f, m, o in CASES]
@@ -89,6 +92,10 @@ def test_active_counts_are_those_of_the_stage(harness, family, method, options):
             columns = torch.arange(config.mlp_columns) if layer.columns is None else layer.columns
             if method == "structured_dropout":  # computes all and multiplies by 0
                 heads, columns = heads[layer.head_gate > 0], columns[layer.column_gate > 0]
+            if options.get("law") == "bernoulli":
+                assert set(heads.tolist()) <= set(range(config.num_heads))
+                assert set(columns.tolist()) <= set(range(config.mlp_columns))
+                continue  # sizes vary: test_independent
             assert (len(heads), len(columns)) == (rates.heads * config.num_heads, rates.mlp * config.mlp_columns)
             if built.shape.num_kv_heads:
                 by_group = (heads // built.shape.heads_per_group).unique(return_counts=True)

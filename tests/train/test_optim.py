@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from est_analysis.models.families import build_model
 from est_analysis.models.gpt2.model import GPT2
 from est_analysis.train.optim import build_optimizer, learning_rate, set_learning_rate
 from est_analysis.train.settings import Settings
@@ -66,3 +67,22 @@ def test_rate_is_given_to_every_group(harness):
     set_learning_rate(optimizer, 0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "t5"])
+def test_embeddings_have_a_decay_of_their_own_where_one_is_given(harness, family):
+    model = build_model(harness.configs[family])
+    tables = {name for name, _ in model.named_parameters() if name.endswith("embedding")}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    apart, alike = (
+        {
+            names[id(parameter)]: group["weight_decay"]
+            for group in build_optimizer(model, settings).param_groups
+            for parameter in group["params"]
+        }
+        for settings in (Settings(steps=1, weight_decay=0.3, embedding_decay=0.7), Settings(steps=1, weight_decay=0.3))
+    )
+    assert tables
+    assert apart.keys() == alike.keys() == set(names.values())
+    assert {name for name in names.values() if apart[name] != alike[name]} == tables
+    assert {apart[name] for name in tables} == {0.7}

@@ -142,7 +142,8 @@ def biased_attention(
         bias: added to the scores of every sequence.
         padding: added to those of each sequence (`padding_scores`).
     """
-    fast = trains_on_cpu(qkv) and qkv.dtype == bias.dtype
+    some = qkv.shape[2] > 0  # a mask may leave no head, and nothing to reshape
+    fast = some and trains_on_cpu(qkv) and qkv.dtype == bias.dtype
     return _BiasedAttention.apply(qkv, bias, padding) if fast else _plain_attention(qkv, bias, padding)
 
 
