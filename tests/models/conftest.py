@@ -1,9 +1,14 @@
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import nn
 
 from est_analysis.models.bert.config import BertConfig, MegatronBertConfig
 from est_analysis.models.families import build_model
 from est_analysis.models.gpt2.config import GPT2Config
+from est_analysis.models.hf import load_folder
 from est_analysis.models.llama.config import LlamaConfig
 from est_analysis.rng import stream
 
@@ -67,3 +72,42 @@ def nan_filled():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def _edit_config(folder, **changes):
+    """Change fields of a folder's config.json; "REMOVED" takes one out."""
+    path = folder / "config.json"
+    fields = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in fields.items() if value != "REMOVED"}))
+
+
+def _load(folder):
+    return load_folder(folder, dtype=torch.float64)
+
+
+def _equal_states(left, right):
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def _copy(folder, target):
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def _lifted(model):
+    """Their model with RMS norms in its own precision: theirs round to float32, whatever the model's is."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__ in ("LlamaRMSNorm", "T5LayerNorm"):
+                norm = nn.RMSNorm(len(child.weight), eps=child.variance_epsilon, dtype=child.weight.dtype)
+                norm.weight = child.weight
+                setattr(parent, name, norm)
+    return model
+
+
+@pytest.fixture(scope="session")
+def hf():
+    """What the tests of every family do with models and folders of transformers."""
+    return SimpleNamespace(edit_config=_edit_config, load=_load, equal_states=_equal_states, copy=_copy, lifted=_lifted)

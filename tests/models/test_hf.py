@@ -1,7 +1,6 @@
 """Weights to and from Hugging Face: equal logits both ways, and nothing damaged or foreign is ever accepted."""
 
 import contextlib
-import json
 import shutil
 
 import pytest
@@ -51,29 +50,14 @@ def folder(good, tmp_path):
     return shutil.copytree(good, tmp_path / "copy")
 
 
-def _edit_config(folder, **changes):
-    path = folder / "config.json"
-    fields = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in fields.items() if value != "REMOVED"}))
-
-
-def _load(folder):
-    return load_folder(folder, dtype=torch.float64)
-
-
 def _refusal(folder, naming):
     """The one line with which a folder is refused."""
     with pytest.raises(InputError) as caught:
-        _load(folder)
+        load_folder(folder, dtype=torch.float64)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert str(naming) in message
     return message
-
-
-def _equal_states(left, right):
-    left, right = left.state_dict(), right.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 # --- logits -----------------------------------------------------------------------------------------------------------
@@ -116,30 +100,30 @@ def test_gradients_agree_too(theirs, tokens):
     torch.testing.assert_close(up, expected.h[0].mlp.c_fc.weight.grad, atol=1e-9, rtol=1e-9)
 
 
-def test_round_trip_is_bitwise(model, tmp_path):
+def test_round_trip_is_bitwise(hf, model, tmp_path):
     save_folder(model, tmp_path)
-    assert _equal_states(_load(tmp_path), model)
-    assert _load(tmp_path).config == model.config
+    assert hf.equal_states(hf.load(tmp_path), model)
+    assert hf.load(tmp_path).config == model.config
 
 
-def test_a_folder_of_theirs_loads(good, theirs, tokens):
-    assert _equal_states(_load(good), from_hf(theirs))
+def test_a_folder_of_theirs_loads(hf, good, theirs, tokens):
+    assert hf.equal_states(hf.load(good), from_hf(theirs))
     assert load_folder(str(good)).token_embedding.dtype == torch.float32
 
 
-def test_a_sharded_folder_loads(theirs, tmp_path):
+def test_a_sharded_folder_loads(hf, theirs, tmp_path):
     theirs.save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert not (tmp_path / WEIGHTS).exists()
-    assert _equal_states(_load(tmp_path), from_hf(theirs))
+    assert hf.equal_states(hf.load(tmp_path), from_hf(theirs))
 
 
-def test_weights_without_the_transformer_prefix_load(theirs, tmp_path):
+def test_weights_without_the_transformer_prefix_load(hf, theirs, tmp_path):
     """As the published gpt2 stores them: base model names, with the causal mask as a buffer."""
     theirs.transformer.save_pretrained(tmp_path)
     state = load_file(tmp_path / WEIGHTS)
     save_file(state | {"h.0.attn.bias": torch.ones(1, 1, 9, 9).tril()}, tmp_path / WEIGHTS)
-    assert _equal_states(_load(tmp_path), from_hf(theirs))
+    assert hf.equal_states(hf.load(tmp_path), from_hf(theirs))
 
 
 def test_config_round_trip(config):
@@ -191,16 +175,16 @@ def test_config_that_is_no_json_object(folder, text):
     ],
     ids=str,
 )
-def test_a_config_we_do_not_compute_or_that_does_not_fit_the_weights(folder, changes, words):
-    _edit_config(folder, **changes)
+def test_a_config_we_do_not_compute_or_that_does_not_fit_the_weights(hf, folder, changes, words):
+    hf.edit_config(folder, **changes)
     assert words in _refusal(folder, folder)
 
 
 @pytest.mark.parametrize(("axis", "value"), [("n_layer", 0), ("n_embd", -12), ("n_head", 5)])
-def test_a_config_of_impossible_sizes(folder, axis, value):
-    _edit_config(folder, **{axis: value})
+def test_a_config_of_impossible_sizes(hf, folder, axis, value):
+    hf.edit_config(folder, **{axis: value})
     with pytest.raises(InputError):
-        _load(folder)
+        hf.load(folder)
 
 
 def test_another_family(tmp_path):
@@ -262,21 +246,21 @@ def test_a_missing_shard(theirs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def flippable(good, tmp_path_factory):
+def flippable(hf, good, tmp_path_factory):
     folder = shutil.copytree(good, tmp_path_factory.mktemp("flip") / "copy")
     data = (folder / WEIGHTS).read_bytes()
-    return folder, data, 8 + int.from_bytes(data[:8], "little"), _load(folder)
+    return folder, data, 8 + int.from_bytes(data[:8], "little"), hf.load(folder)
 
 
 @settings(max_examples=80, deadline=None)
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_of_the_header_is_refused_or_harmless(flippable, position, bit):
+def test_a_flipped_bit_of_the_header_is_refused_or_harmless(hf, flippable, position, bit):
     folder, data, header, intact = flippable
     damaged = bytearray(data)
     damaged[int(position * header)] ^= 1 << bit
     (folder / WEIGHTS).write_bytes(damaged)
     with contextlib.suppress(InputError):
-        assert _equal_states(_load(folder), intact)
+        assert hf.equal_states(hf.load(folder), intact)
         return
     _refusal(folder, folder)
 

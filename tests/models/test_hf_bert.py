@@ -3,7 +3,6 @@
 Reading folders, damaged ones too, is the same code for every family: `test_hf`.
 """
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -22,7 +21,7 @@ from est_analysis.errors import InputError
 from est_analysis.models.bert.model import Bert
 from est_analysis.models.conversion import SpecialIds
 from est_analysis.models.families import FAMILIES, build_model
-from est_analysis.models.hf import WEIGHTS, from_hf, from_hf_config, hf_config, load_folder, save_folder, to_hf_state
+from est_analysis.models.hf import WEIGHTS, from_hf, from_hf_config, hf_config, save_folder, to_hf_state
 from est_analysis.rng import stream
 
 # Two implementations of 3 float64 layers differ by the order of their sums: about 1e-14.
@@ -78,27 +77,6 @@ def good(tmp_path_factory):
     return folders
 
 
-def _copy(folder, tmp_path):
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
-def _edit_config(folder, **changes):
-    path = folder / "config.json"
-    fields = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in fields.items() if value != "REMOVED"}))
-
-
-def _load(folder):
-    return load_folder(folder, dtype=torch.float64)
-
-
-def _equal_states(left, right):
-    left, right = left.state_dict(), right.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
 @every_bert
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 def test_their_logits_are_ours(family, changes, tokens):
@@ -112,7 +90,7 @@ def test_their_logits_are_ours(family, changes, tokens):
 
 
 @every_bert
-def test_our_folder_opens_in_transformers_with_our_logits(family, make, tokens, tmp_path):
+def test_our_folder_opens_in_transformers_with_our_logits(hf, family, make, tokens, tmp_path):
     model = make(family)
     save_folder(model, tmp_path, special=SpecialIds(end=3, pad=2))
     theirs, report = AutoModelForMaskedLM.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
@@ -122,8 +100,8 @@ def test_our_folder_opens_in_transformers_with_our_logits(family, make, tokens, 
     torch.testing.assert_close(theirs.train()(tokens).logits, model(tokens), **CLOSE)
     assert theirs.cls.predictions.decoder.weight is theirs.bert.embeddings.word_embeddings.weight
     assert (theirs.config.pad_token_id, theirs.config.eos_token_id) == (2, 3)
-    assert _equal_states(_load(tmp_path), model)
-    assert _load(tmp_path).config == model.config
+    assert hf.equal_states(hf.load(tmp_path), model)
+    assert hf.load(tmp_path).config == model.config
 
 
 @every_bert
@@ -160,11 +138,11 @@ def test_published_sizes_have_the_names_and_shapes_of_their_checkpoints(name):
 
 
 @every_bert
-def test_a_folder_of_theirs_loads(family, good):
-    assert _equal_states(_load(good[family]), from_hf(_theirs(family)))
+def test_a_folder_of_theirs_loads(hf, family, good):
+    assert hf.equal_states(hf.load(good[family]), from_hf(_theirs(family)))
 
 
-def test_what_other_tasks_hang_on_is_left_out(tmp_path):
+def test_what_other_tasks_hang_on_is_left_out(hf, tmp_path):
     """As the published ones were saved: a pooler, a next-sentence head, the tied decoder and a buffer besides."""
     theirs = _theirs("bert", BertForPreTraining)
     theirs.save_pretrained(tmp_path)
@@ -173,11 +151,11 @@ def test_what_other_tasks_hang_on_is_left_out(tmp_path):
     buffers = {"bert.embeddings.position_ids": torch.arange(9)[None], "cls.predictions.decoder.bias": torch.ones(17)}
     save_file(held | buffers, tmp_path / WEIGHTS)
     state = theirs.state_dict()
-    ours = to_hf_state(_load(tmp_path))
+    ours = to_hf_state(hf.load(tmp_path))
     assert all(torch.equal(weight, state[name]) for name, weight in ours.items())
 
 
-def test_norms_under_their_old_names_load(tmp_path):
+def test_norms_under_their_old_names_load(hf, tmp_path):
     """As bert-base-uncased on the hub has them."""
     theirs = _theirs("bert")
     theirs.save_pretrained(tmp_path)
@@ -187,14 +165,14 @@ def test_norms_under_their_old_names_load(tmp_path):
         held = {key.replace(new, name): weight for key, weight in held.items()}
     assert sum("gamma" in key for key in held) == sum("beta" in key for key in held) > 1
     save_file(held, tmp_path / WEIGHTS)
-    assert _equal_states(_load(tmp_path), from_hf(theirs))
+    assert hf.equal_states(hf.load(tmp_path), from_hf(theirs))
 
 
-def test_a_sharded_folder_loads(tmp_path):
+def test_a_sharded_folder_loads(hf, tmp_path):
     theirs = _theirs("bert")
     theirs.save_pretrained(tmp_path, max_shard_size="10KB")
     assert not (tmp_path / WEIGHTS).exists()
-    assert _equal_states(_load(tmp_path), from_hf(theirs))
+    assert hf.equal_states(hf.load(tmp_path), from_hf(theirs))
 
 
 REFUSED = [
@@ -218,23 +196,23 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED, ids=str)
-def test_what_we_do_not_compute_is_refused_by_name(good, tmp_path, changes, words):
-    folder = _copy(good["bert"], tmp_path)
-    _edit_config(folder, **changes)
+def test_what_we_do_not_compute_is_refused_by_name(hf, good, tmp_path, changes, words):
+    folder = hf.copy(good["bert"], tmp_path)
+    hf.edit_config(folder, **changes)
     with pytest.raises(InputError) as caught:
-        _load(folder)
+        hf.load(folder)
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_the_refusal_names_the_family(good, tmp_path):
-    folder = _copy(good["megatron-bert"], tmp_path)
-    _edit_config(folder, is_decoder=True)
+def test_the_refusal_names_the_family(hf, good, tmp_path):
+    folder = hf.copy(good["megatron-bert"], tmp_path)
+    hf.edit_config(folder, is_decoder=True)
     with pytest.raises(InputError, match="our megatron-bert computes only is_decoder=False"):
-        _load(folder)
+        hf.load(folder)
 
 
-def test_a_model_without_the_head_is_refused(tmp_path):
+def test_a_model_without_the_head_is_refused(hf, tmp_path):
     _theirs("bert").bert.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"lacks the weight 'cls.predictions."):
-        _load(tmp_path)
+        hf.load(tmp_path)

@@ -3,19 +3,17 @@
 Reading folders, damaged ones too, is the same code for every family: `test_hf`.
 """
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from est_analysis.errors import InputError
 from est_analysis.models.conversion import SpecialIds
 from est_analysis.models.families import build_model
-from est_analysis.models.hf import WEIGHTS, from_hf, from_hf_config, hf_config, load_folder, save_folder
+from est_analysis.models.hf import WEIGHTS, from_hf, from_hf_config, hf_config, save_folder
 from est_analysis.models.llama.model import Llama
 from est_analysis.rng import stream
 
@@ -43,17 +41,6 @@ VARIANTS = {
 }
 
 
-def _lifted(model):
-    """Their model with norms in its own precision: theirs round to float32, whatever the model's is."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child).__name__ == "LlamaRMSNorm":
-                norm = nn.RMSNorm(len(child.weight), eps=child.variance_epsilon, dtype=child.weight.dtype)
-                norm.weight = child.weight
-                setattr(parent, name, norm)
-    return model
-
-
 def _theirs(**changes):
     """A random Llama of transformers in float64, norms random too; the global generator is put back."""
     with torch.random.fork_rng():
@@ -79,49 +66,34 @@ def folder(good, tmp_path):
     return tmp_path
 
 
-def _edit_config(folder, **changes):
-    path = folder / "config.json"
-    fields = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in fields.items() if value != "REMOVED"}))
-
-
-def _load(folder):
-    return load_folder(folder, dtype=torch.float64)
-
-
-def _equal_states(left, right):
-    left, right = left.state_dict(), right.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
-def test_their_logits_are_ours(changes, tokens):
+def test_their_logits_are_ours(hf, changes, tokens):
     theirs = _theirs(**changes)
     ours = from_hf(theirs)
     assert isinstance(ours, Llama)
-    torch.testing.assert_close(ours(tokens), _lifted(theirs)(tokens).logits, **CLOSE)
+    torch.testing.assert_close(ours(tokens), hf.lifted(theirs)(tokens).logits, **CLOSE)
     # As it comes, in the precision it is used in: a few roundings of 6e-8 through three layers.
     torch.testing.assert_close(ours.float()(tokens), _theirs(**changes).float()(tokens).logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("which", ["llama", "llama, own keys", "llama, one key, tied"])
-def test_our_folder_opens_in_transformers_with_our_logits(make, tokens, which, tmp_path):
+def test_our_folder_opens_in_transformers_with_our_logits(hf, make, tokens, which, tmp_path):
     model = make(which)
     save_folder(model, tmp_path, special=SpecialIds(end=3))
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
     assert isinstance(theirs, LlamaForCausalLM)
     assert not any(report.values())
-    torch.testing.assert_close(_lifted(theirs.eval())(tokens).logits, model(tokens), **CLOSE)
+    torch.testing.assert_close(hf.lifted(theirs.eval())(tokens).logits, model(tokens), **CLOSE)
     assert (theirs.lm_head.weight is theirs.model.embed_tokens.weight) == model.config.tied_head
     assert (theirs.config.bos_token_id, theirs.config.eos_token_id) == (3, 3)
-    assert _equal_states(_load(tmp_path), model)
-    assert _load(tmp_path).config == model.config
+    assert hf.equal_states(hf.load(tmp_path), model)
+    assert hf.load(tmp_path).config == model.config
 
 
-def test_gradients_agree_too(tokens):
+def test_gradients_agree_too(hf, tokens):
     theirs = _theirs()
     ours = from_hf(theirs)
-    for logits in (ours(tokens), _lifted(theirs)(tokens).logits):
+    for logits in (ours(tokens), hf.lifted(theirs)(tokens).logits):
         (logits.square().sum() / 100).backward()
     layer, block = theirs.model.layers[1], ours.blocks[1]
     for name, ours_grad in {
@@ -144,12 +116,12 @@ def test_config_round_trip(configs):
 # --- folders as others write them -------------------------------------------------------------------------------------
 
 
-def test_a_config_of_before_transformers_5_loads(folder):
+def test_a_config_of_before_transformers_5_loads(hf, folder):
     """`rope_theta` at the top, no `rope_parameters`; keys of one's own may go without saying."""
-    _edit_config(
+    hf.edit_config(
         folder, rope_parameters="REMOVED", rope_theta=50.0, rope_scaling=None, head_dim="REMOVED", pretraining_tp=1
     )
-    assert _load(folder).config == from_hf(_theirs()).config
+    assert hf.load(folder).config == from_hf(_theirs()).config
     own = from_hf_config({"model_type": "llama", "num_key_value_heads": None} | _without_groups(), source="x")
     assert own.num_kv_heads == own.num_heads == 6
     assert (own.rope_theta, own.norm_epsilon, own.tied_head) == (50.0, 1e-3, False)
@@ -159,17 +131,17 @@ def _without_groups():
     return {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
 
 
-def test_sharded_headless_and_buffered_folders_load(tmp_path):
+def test_sharded_headless_and_buffered_folders_load(hf, tmp_path):
     theirs = _theirs()
     theirs.save_pretrained(tmp_path / "sharded", max_shard_size="10KB")
-    assert _equal_states(_load(tmp_path / "sharded"), from_hf(theirs))
+    assert hf.equal_states(hf.load(tmp_path / "sharded"), from_hf(theirs))
     tied = _theirs(tie_word_embeddings=True)
     tied.model.save_pretrained(tmp_path / "headless")
-    assert _equal_states(_load(tmp_path / "headless"), from_hf(tied))
+    assert hf.equal_states(hf.load(tmp_path / "headless"), from_hf(tied))
     weights = tmp_path / "headless" / WEIGHTS
     buffer = {"layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
     save_file(load_file(weights) | buffer, weights)
-    assert _equal_states(_load(tmp_path / "headless"), from_hf(tied))
+    assert hf.equal_states(hf.load(tmp_path / "headless"), from_hf(tied))
 
 
 REFUSED = [
@@ -196,20 +168,20 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED, ids=str)
-def test_what_we_do_not_compute_is_refused_by_name(folder, changes, words):
-    _edit_config(folder, **changes)
+def test_what_we_do_not_compute_is_refused_by_name(hf, folder, changes, words):
+    hf.edit_config(folder, **changes)
     with pytest.raises(InputError) as caught:
-        _load(folder)
+        hf.load(folder)
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_head_of_its_own_may_not_be_missing(folder):
+def test_a_head_of_its_own_may_not_be_missing(hf, folder):
     state = load_file(folder / WEIGHTS)
     del state["lm_head.weight"]
     save_file(state, folder / WEIGHTS)
     with pytest.raises(InputError, match=r"lacks the weight 'lm_head.weight'"):
-        _load(folder)
+        hf.load(folder)
 
 
 def test_tinyllama_has_the_names_and_shapes_of_its_checkpoint():

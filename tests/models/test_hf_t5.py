@@ -1,6 +1,5 @@
 """T5's weights to and from Hugging Face: equal logits both ways, and variants that we do not compute are refused."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from transformers import T5Config as TheirConfig
 from est_analysis.errors import InputError
 from est_analysis.models.conversion import SpecialIds
 from est_analysis.models.families import FAMILIES, build_model
-from est_analysis.models.hf import WEIGHTS, from_hf, from_hf_config, hf_config, load_folder, save_folder, to_hf_state
+from est_analysis.models.hf import WEIGHTS, from_hf, from_hf_config, hf_config, save_folder, to_hf_state
 from est_analysis.models.t5.config import T5Config
 from est_analysis.models.t5.model import T5
 from est_analysis.rng import stream
@@ -56,17 +55,6 @@ SIZES = {
 }
 
 
-def _lifted(model):
-    """Their model with norms in its own precision: theirs round to float32, whatever the model's is."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child).__name__ == "T5LayerNorm":
-                norm = nn.RMSNorm(len(child.weight), eps=child.variance_epsilon, dtype=child.weight.dtype)
-                norm.weight = child.weight
-                setattr(parent, name, norm)
-    return model
-
-
 def _theirs(attention="eager", **changes):
     """A random T5 v1.1 of transformers in float64 with a head of its own; the global generator is put back."""
     config = TheirConfig(**SIZES | changes, attn_implementation=attention)
@@ -101,21 +89,6 @@ def folder(good, tmp_path):
     return tmp_path
 
 
-def _edit_config(folder, **changes):
-    path = folder / "config.json"
-    fields = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in fields.items() if value != "REMOVED"}))
-
-
-def _load(folder):
-    return load_folder(folder, dtype=torch.float64)
-
-
-def _equal_states(left, right):
-    left, right = left.state_dict(), right.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
 @both_paddings
 @pytest.mark.parametrize(
     "changes",
@@ -126,11 +99,13 @@ def _equal_states(left, right):
     ],
     ids=str,
 )
-def test_their_logits_are_ours(changes, present):
+def test_their_logits_are_ours(hf, changes, present):
     theirs = _theirs(**changes)
     ours = from_hf(theirs)
     assert isinstance(ours, T5)
-    torch.testing.assert_close(ours(INPUTS, present, DECODER_INPUTS), _their_logits(_lifted(theirs), present), **CLOSE)
+    torch.testing.assert_close(
+        ours(INPUTS, present, DECODER_INPUTS), _their_logits(hf.lifted(theirs), present), **CLOSE
+    )
     loss = F.cross_entropy(_their_logits(theirs, present).flatten(0, 1), LABELS.flatten())
     torch.testing.assert_close(ours.loss(INPUTS, present, DECODER_INPUTS, LABELS), loss, **CLOSE)
     # As it comes, in the precision it is used in: a few roundings of 6e-8 of activations up to about 50.
@@ -138,10 +113,10 @@ def test_their_logits_are_ours(changes, present):
     torch.testing.assert_close(ours.float()(INPUTS, present, DECODER_INPUTS), single, atol=1e-3, rtol=0)
 
 
-def test_gradients_agree_too():
+def test_gradients_agree_too(hf):
     theirs = _theirs()
     ours = from_hf(theirs)
-    for logits in (ours(INPUTS, SOME, DECODER_INPUTS), _their_logits(_lifted(theirs), SOME)):
+    for logits in (ours(INPUTS, SOME, DECODER_INPUTS), _their_logits(hf.lifted(theirs), SOME)):
         (logits.square().sum() / 100).backward()
     decoder, block = theirs.decoder.block[1].layer, ours.blocks[1].decoder
     first = theirs.encoder.block[0].layer[0].SelfAttention
@@ -158,7 +133,7 @@ def test_gradients_agree_too():
 
 
 @both_paddings
-def test_our_folder_opens_in_transformers_with_our_logits(randomise, tmp_path, present):
+def test_our_folder_opens_in_transformers_with_our_logits(hf, randomise, tmp_path, present):
     model = randomise(build_model(CONFIG))
     save_folder(model, tmp_path, special=SpecialIds(end=3, pad=4, eos=5))
     auto = FAMILIES["t5"].conversion.auto_class
@@ -170,9 +145,9 @@ def test_our_folder_opens_in_transformers_with_our_logits(randomise, tmp_path, p
     ids = theirs.config.pad_token_id, theirs.config.decoder_start_token_id, theirs.config.eos_token_id
     assert ids == (4, 4, 5)
     ours = model(INPUTS, present, DECODER_INPUTS)
-    torch.testing.assert_close(_their_logits(_lifted(theirs.eval()), present), ours, **CLOSE)
-    assert _equal_states(_load(tmp_path), model)
-    assert _load(tmp_path).config == CONFIG
+    torch.testing.assert_close(_their_logits(hf.lifted(theirs.eval()), present), ours, **CLOSE)
+    assert hf.equal_states(hf.load(tmp_path), model)
+    assert hf.load(tmp_path).config == CONFIG
 
 
 def test_config_round_trip():
@@ -180,18 +155,18 @@ def test_config_round_trip():
         assert from_hf_config(hf_config(config, special=SpecialIds(end=0)).to_dict(), source="x") == config
 
 
-def test_their_folder_loads_old_ones_too(folder):
+def test_their_folder_loads_old_ones_too(hf, folder):
     theirs = from_hf(_theirs())
-    assert _equal_states(_load(folder), theirs)
+    assert hf.equal_states(hf.load(folder), theirs)
     assert (theirs.config.context_length, theirs.config.head_width) == (512, 4)
     state = load_file(folder / WEIGHTS)
     copies = {f"{stack}.embed_tokens.weight": state["shared.weight"].clone() for stack in ("encoder", "decoder")}
     unread = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": torch.ones(8, 3)}
     save_file(state | copies | unread, folder / WEIGHTS)
     removed = ("scale_decoder_outputs", "num_decoder_layers", "relative_attention_max_distance", "is_gated_act")
-    _edit_config(folder, **dict.fromkeys(removed, "REMOVED"), tie_word_embeddings=False, n_positions=64)
-    assert _load(folder).config == replace(theirs.config, relative_distance=128, context_length=64)
-    assert _equal_states(_load(folder), theirs)
+    hf.edit_config(folder, **dict.fromkeys(removed, "REMOVED"), tie_word_embeddings=False, n_positions=64)
+    assert hf.load(folder).config == replace(theirs.config, relative_distance=128, context_length=64)
+    assert hf.equal_states(hf.load(folder), theirs)
 
 
 REFUSED = [
@@ -214,20 +189,20 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED, ids=str)
-def test_what_we_do_not_compute_is_refused_by_name(folder, changes, words):
-    _edit_config(folder, **changes)
+def test_what_we_do_not_compute_is_refused_by_name(hf, folder, changes, words):
+    hf.edit_config(folder, **changes)
     with pytest.raises(InputError) as caught:
-        _load(folder)
+        hf.load(folder)
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_tied_head_is_refused(folder):
+def test_a_tied_head_is_refused(hf, folder):
     state = load_file(folder / WEIGHTS)
     del state["lm_head.weight"]
     save_file(state, folder / WEIGHTS)
     with pytest.raises(InputError, match=r"lacks the weight 'lm_head.weight'"):
-        _load(folder)
+        hf.load(folder)
 
 
 def test_t5_small_has_the_names_and_shapes_of_its_checkpoint():
