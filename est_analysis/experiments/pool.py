@@ -38,7 +38,8 @@ def run_in_pool(
     """
     context = get_context("spawn")
     stopping = context.Event()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker, initargs=(stopping,)) as pool:
+    prepare = {"initializer": _prepare_worker, "initargs": (stopping, os.getpid())}
+    with ProcessPoolExecutor(workers, mp_context=context, **prepare) as pool:
         futures = [pool.submit(_call, function, one) for one in arguments]
         try:
             _watch(futures, show)
@@ -77,11 +78,13 @@ def _call(function: Callable[..., Any], arguments: tuple) -> Any:
         return function(*arguments)
 
 
-def _prepare_worker(stopping: Event) -> None:
-    """In a worker: know when to start nothing more, and stop, saving, when the parent dies without a word (kill -9)."""
+def _prepare_worker(stopping: Event, parent: int) -> None:
+    """In a worker: know when to start nothing more, and stop, saving, when the parent dies without a word (kill -9).
+
+    The parent says who it is: it may be gone before the worker could ask.
+    """
     global _stopping
     _stopping = stopping
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

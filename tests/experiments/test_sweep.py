@@ -117,6 +117,22 @@ def test_the_trace_is_measured_once(spec, quiet, tmp_path):
     assert again["hessian_trace"] == values["hessian_trace"]
 
 
+def _begin_late(parent):
+    pool._prepare_worker(multiprocessing.get_context("fork").Event(), parent)
+    time.sleep(60)
+
+
+def test_a_worker_that_began_after_its_parent_was_killed_ends_too():
+    context = multiprocessing.get_context("fork")
+    parent = context.Process(target=os._exit, args=(0,))
+    parent.start()
+    parent.join()
+    worker = context.Process(target=_begin_late, args=(parent.pid,))
+    worker.start()
+    worker.join(10)
+    assert worker.exitcode == -signal.SIGTERM, "it waits for ever"
+
+
 @pytest.mark.parametrize(("cpus", "workers", "threads"), [(8, 2, 4), (2, 2, 1), (1, 4, 1), (2, 0, 0)])
 def test_workers_share_the_cpus(monkeypatch, tmp_path, cpus, workers, threads):
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
