@@ -5,8 +5,9 @@ READY := .venv/.ready
 
 .PHONY: reproduce test lint notebooks figures bench clean
 
-reproduce: $(READY)  ## train baseline, EST and RaPTr on real text; writes reports/reproduce/report.html
+reproduce: $(READY)  ## train baseline, EST and RaPTr on real text; writes report.html and claims.html to reports/reproduce
 	$(BIN)/est reproduce
+	$(BIN)/est claims --html reports/reproduce/claims.html
 
 test: lint  ## the default test lane
 	$(BIN)/python -m pytest -q -n 2
@@ -19,8 +20,8 @@ lint: $(READY)
 notebooks: $(READY)  ## execute every notebook from its .py source
 	set -e; for source in notebooks/*.py; do $(BIN)/jupytext --quiet --to ipynb --execute $$source; done
 
-figures: $(READY)  ## redraw every paper figure from the committed data
-	set -e; for script in paper_figures/*.py; do $(BIN)/python $$script; done
+figures: $(READY)  ## redraw every figure and table of the papers from the committed data
+	$(BIN)/est figures
 
 bench: $(READY)  ## the benchmarks of the README; minutes
 	$(BIN)/python benchmarks/subnet_step.py

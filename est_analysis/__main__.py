@@ -10,6 +10,8 @@ from est_analysis import __version__
 from est_analysis.commands.audit import audit
 from est_analysis.commands.claims import claims
 from est_analysis.commands.compare import compare
+from est_analysis.commands.evaluate import evaluate
+from est_analysis.commands.figures import figures
 from est_analysis.commands.flops import flops
 from est_analysis.commands.methods import methods
 from est_analysis.commands.run import reproduce, run_recipe
@@ -28,12 +30,14 @@ app.command()(reproduce)
 app.command()(train)
 app.command()(trace)
 app.command()(compare)
+app.command(name="eval")(evaluate)
 app.command()(merge)
 app.command()(stability)
 app.command()(flops)
 app.command()(methods)
 app.command()(audit)
 app.command()(claims)
+app.command()(figures)
 app.command(name="run")(run_recipe)
 
 

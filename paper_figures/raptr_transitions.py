@@ -1,41 +1,15 @@
 """What a stage transition does to the loss, with and without residual connections, layer norm and scaling.
 
-Run it as `python paper_figures/raptr_transitions.py`. It reads `data/poly_transitions.csv` (tidy rows of the runs,
-thinned by `data/thin.py`), takes seconds and loads no torch. None of the paper's own values could be read.
+`python paper_figures/raptr_transitions.py` does what `est figures raptr-transitions` does; it loads no torch.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import pandas as pd
-from matplotlib.figure import Figure
+from est_analysis.exhibits.script import run_script
 
-from est_analysis import plots
-from est_analysis.plots.committed import run_script
-
-HERE = Path(__file__).resolve().parent
-
-
-def draw(frame: pd.DataFrame) -> Mapping[str, Figure]:
-    """The figures by their file names."""
-    return {
-        "raptr_transitions": plots.transition_changes(frame),
-        "raptr_transitions_losses": plots.transition_losses(frame),
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws the figures and prints where they went; 2 when the data is not there."""
-    return run_script(
-        draw,
-        description="Draw the losses around stage transitions from measured data.",
-        folder=HERE,
-        data="poly_transitions.csv",
-        hint="run 'est run transition-smoothness --scale report' and thin its rows.csv with data/thin.py",
-        arguments=arguments,
-    )
-
+main = partial(run_script, "raptr-transitions", folder=Path(__file__).resolve().parent)
 
 if __name__ == "__main__":
     sys.exit(main())

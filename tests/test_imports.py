@@ -16,6 +16,7 @@ def _loads_torch(statement):
         ("import est_analysis", False),
         ("import est_analysis.errors", False),
         ("import est_analysis.plots", False),
+        ("import est_analysis.exhibits.script", False),
         ("import est_analysis.rng", True),  # planted: the probe can tell
     ],
 )

@@ -14,7 +14,7 @@ def final_loss_gap(frame: pd.DataFrame, method: str) -> Measured:
     return over_seeds(ours - theirs, unit="nats", detail=detail)
 
 
-def _excess_fall(loss: pd.Series, step: int) -> float:
+def excess_fall(loss: pd.Series, step: int) -> float:
     """The loss of the window after `step` minus what the two windows up to `step` predict for it in a straight line.
 
     Windows may differ in length, so the line runs through their centres.
@@ -36,7 +36,7 @@ def transition_drop(frame: pd.DataFrame, method: str) -> Measured:
     """
     losses, steps = runs_of(frame, method, "train_loss"), transitions(frame, method)
     drops = {
-        seed: {step: _excess_fall(losses[seed], step) for step in steps[seed]} for seed in common_seeds(losses, steps)
+        seed: {step: excess_fall(losses[seed], step) for step in steps[seed]} for seed in common_seeds(losses, steps)
     }
     per_seed = pd.DataFrame(drops).T
     each = ", ".join(f"{change:+.4f} at step {step}" for step, change in per_seed.mean().items())

@@ -27,6 +27,7 @@ from .statistics import (
 
 _EQUAL_LOSS = 0.05  # nats; Table 5 compares traces at 3.05 and 3.06
 _PAPER = "EST, arXiv 2406.06962"
+_DECAYS = "at equal loss the learning-rate decay differs, so this does not isolate the training dynamics"
 
 
 def layer_flops(frame: pd.DataFrame) -> Measured:
@@ -84,8 +85,13 @@ def _first_step_at(loss: pd.Series, level: float) -> float:
     return float(np.interp(level, lowest[[after, after - 1]], loss.index[[after, after - 1]]))
 
 
-def last_stage_slope(frame: pd.DataFrame) -> Measured:
-    """Slope of EST's validation loss over its last stage minus the baseline's over the same losses."""
+def last_stage_slope(frame: pd.DataFrame, *, remark: str = _DECAYS) -> Measured:
+    """Slope of EST's validation loss over its last stage minus the baseline's over the same losses.
+
+    Args:
+        frame: tidy rows.
+        remark: ends the detail, what the slopes do not show.
+    """
     changes = transitions(frame, "est")
     ours, theirs = runs_of(frame, "est", "validation_loss"), runs_of(frame, "full", "validation_loss")
     rows = {}
@@ -105,8 +111,7 @@ def last_stage_slope(frame: pd.DataFrame) -> Measured:
     detail = (
         f"from {mean['top']:.3f} down to {mean['bottom']:.3f} nats EST falls by {-mean['est']:.4f} and full by "
         f"{-mean['full']:.4f} nats per 1000 steps, over steps {mean['est_start']:.0f}-{mean['est_end']:.0f} and "
-        f"{mean['full_start']:.0f}-{mean['full_end']:.0f}: at equal loss the learning-rate decay differs, "
-        "so this does not isolate the training dynamics"
+        f"{mean['full_start']:.0f}-{mean['full_end']:.0f}: {remark}"
     )
     return over_seeds(table["est"] - table["full"], unit="nats per 1000 steps", detail=detail)
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from est_analysis.errors import InputError
 
+from .book import read_book
 from .claim import Claim, Verdict, check_frame, judge_one
 from .registry import CLAIMS
 from .statistics import holm, p_value, runs_read
@@ -38,15 +39,32 @@ SOURCES = (
     Source(recipe="stability-vs-depth", scale="report", file="stability_vs_depth.csv"),
     Source(recipe="grid", scale="quick", file="grid_quick.csv"),
     Source(recipe="grid", scale="report", file="grid_report.csv"),
+    Source(recipe="est-ablations", scale="quick", file="est_ablations_quick.csv"),
+    Source(recipe="flatness", scale="quick", file="flatness_quick.csv"),
+    Source(recipe="first-experiments", scale="quick", file="first_experiments_quick.csv"),
 )
 # Recipe, beginning of a claim's id, figure: the first that fits.
 _FIGURES = (
+    ("reproduce", "est.sampling", "est_sampling_penalty"),
     ("reproduce", "est.", "est_figure3"),
     ("poly-raptr-vs-pld", "", "raptr_polynomials"),
     ("transition-smoothness", "", "raptr_transitions"),
     ("stability-vs-depth", "", "raptr_stability"),
     ("grid", "grid.frontier", "grid_frontier"),
     ("grid", "", "grid_gaps"),
+    ("est-ablations", "est.ablation", "est_components"),
+    ("est-ablations", "", "est_schedules"),
+    ("flatness", "est.flatness.persists", "est_flatness"),
+    ("flatness", "est.flatness.", "est_flatness_ratios"),
+    ("flatness", "est.downstream.flat", "est_downstream_trace"),
+    ("flatness", "est.downstream.", "est_downstream"),
+    ("first-experiments", "est.first.linear", "first_linear"),
+    *(
+        ("first-experiments", f"{paper}.first.{topic}", "first_stacks")
+        for paper in ("est", "raptr")
+        for topic in ("jump", "worse")
+    ),
+    ("first-experiments", "", "first_gaps"),
 )
 
 
@@ -185,8 +203,6 @@ def _frame(path: Path) -> pd.DataFrame:
 
 
 def _book(path: Path) -> Any:
-    from .audit import read_book  # reads the presets of models, which load torch
-
     book = read_book(path)
     if any(None in vars(entry).values() for entry in book.entries):
         raise ValueError("it has rows that are cut short")

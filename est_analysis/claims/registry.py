@@ -4,20 +4,46 @@ from difflib import get_close_matches
 
 from est_analysis.errors import InputError
 
-from . import analytic, est, grid, raptr, raptr_polynomials, raptr_stability, untested
+from . import (
+    analytic,
+    costs,
+    est,
+    est_ablations,
+    est_downstream,
+    est_flatness,
+    est_sampling,
+    first_experiments,
+    grid,
+    raptr,
+    raptr_polynomials,
+    raptr_stability,
+    untested,
+)
 from .claim import Claim
 
 CLAIMS: dict[str, Claim] = {
     **est.CLAIMS,
+    **est_ablations.CLAIMS,
+    **est_flatness.CLAIMS,
+    **est_downstream.CLAIMS,
+    **est_sampling.CLAIMS,
     **raptr.CLAIMS,
     **raptr_polynomials.CLAIMS,
     **raptr_stability.CLAIMS,
+    **first_experiments.CLAIMS,
     **grid.CLAIMS,
     **analytic.CLAIMS,
+    **costs.CLAIMS,
     **untested.CLAIMS,
 }
 # What the claims <group>.<member> of a group say together.
-GROUPS: dict[str, str] = {**analytic.GROUPS, **untested.GROUPS}
+GROUPS: dict[str, str] = {
+    **analytic.GROUPS,
+    **costs.GROUPS,
+    **est_ablations.GROUPS,
+    **est_downstream.GROUPS,
+    **untested.GROUPS,
+}
 
 
 def find_claim(name: str) -> Claim:

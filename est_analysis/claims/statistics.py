@@ -113,7 +113,10 @@ def runs_of(frame: pd.DataFrame, method: str, metric: str) -> dict[int, pd.Serie
         raise NotMeasured(f"{metric} of '{method}' holds a value that is not finite")
     if (read := _READ.get()) is not None:
         read.update(rows["run_id"])
-    return {int(seed): run.set_index("step")["value"] for seed, run in rows.groupby("seed")}
+    return {
+        int(seed): pd.Series(run["value"].to_numpy(), index=pd.Index(run["step"], name="step"), name="value")
+        for seed, run in rows.groupby("seed")
+    }
 
 
 def final(frame: pd.DataFrame, method: str, metric: str) -> pd.Series:

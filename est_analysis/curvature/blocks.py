@@ -6,7 +6,7 @@ counts as embeddings (CamemBERT registers its head first, and there it counts as
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -85,7 +85,9 @@ def group_of(name: str) -> str:
     return next((kind for kind, pattern in patterns if re.search(pattern, name.lower())), "other")
 
 
-def breakdown(objective: Objective, blocks: Tensor, weights: Tensor | None = None) -> list[BlockTrace]:
+def breakdown(
+    objective: Objective, blocks: Tensor, weights: Tensor | None = None, *, kind_of: Callable[[str], str] = group_of
+) -> list[BlockTrace]:
     """The trace by layer and kind, in the model's order; the traces of all rows sum to the whole.
 
     The standard error is that of a ratio estimator over batches q_i of weight w_i (Cochran 1977, section 6.3):
@@ -95,30 +97,34 @@ def breakdown(objective: Objective, blocks: Tensor, weights: Tensor | None = Non
         objective: whose curvature it is.
         blocks: (m, parameter tensors), one row a batch, the mean over its probes, as in `Measurement.blocks`.
         weights: (m,), targets of each batch; all alike if not given.
+        kind_of: the kind of a parameter, by its name.
 
     Raises:
         InputError: the shapes do not fit, or there are fewer than two batches.
     """
     labels = _layer_labels(objective.parameters)
-    groups = _grouped((labels[name], group_of(name)) for name in objective.parameters)
+    groups = _grouped((labels[name], kind_of(name)) for name in objective.parameters)
     checked = _checked(objective, blocks, weights)
     return [_row(objective, key, members, *checked) for key, members in groups.items()]
 
 
-def kind_totals(objective: Objective, blocks: Tensor, weights: Tensor | None = None) -> list[BlockTrace]:
+def kind_totals(
+    objective: Objective, blocks: Tensor, weights: Tensor | None = None, *, kind_of: Callable[[str], str] = group_of
+) -> list[BlockTrace]:
     """The trace by kind alone: `breakdown` over all layers, each row with its own standard error.
 
     Args:
         objective: as in `breakdown`.
         blocks: as in `breakdown`.
         weights: as in `breakdown`.
+        kind_of: as in `breakdown`.
 
     Raises:
         InputError: as in `breakdown`.
     """
-    parts = breakdown(objective, blocks, weights)
+    parts = breakdown(objective, blocks, weights, kind_of=kind_of)
     rows = []
-    for (kind,), members in _grouped((group_of(name),) for name in objective.parameters).items():
+    for (kind,), members in _grouped((kind_of(name),) for name in objective.parameters).items():
         row = _row(objective, ("-", kind), members, *_checked(objective, blocks, weights))
         rows.append(replace(row, scale_invariant=sum(part.scale_invariant for part in parts if part.kind == kind)))
     return rows

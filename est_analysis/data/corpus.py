@@ -114,19 +114,28 @@ def _hub_corpus(spec: str, config: str | None, text_column: str, max_bytes: int 
     return Corpus(name=spec, identity=hashlib.sha256(pinned.encode()).hexdigest(), documents=documents)
 
 
-def _folder_documents(root: Path, suffixes: tuple[str, ...], skip: Container[str]) -> Callable[[], Iterator[Document]]:
+def library_files() -> list[tuple[Split, str, Path]]:
+    """The files of the corpus `python`: the split of each, its path within the library, and where it is."""
+    return _split_files(Path(sysconfig.get_paths()["stdlib"]), (".py",), _NOT_LIBRARY)
+
+
+def _split_files(root: Path, suffixes: tuple[str, ...], skip: Container[str]) -> list[tuple[Split, str, Path]]:
     files = [path for path in _walk(root, suffixes, skip) if path.stat().st_size and _is_text(path)]
     if not files:
         raise InputError(f"no UTF-8 text in folder '{root}'; it needs non-empty files ending in {', '.join(suffixes)}")
-    if len(files) == 1:
-        return _file_documents(files[0])
     names = {path: path.relative_to(root).as_posix() for path in files}
     held_out = {path for path in files if _hashed_split(names[path]) == "validation"}
     held_out = held_out or {min(files, key=lambda path: _hash(names[path]))}
+    return [("validation" if path in held_out else "train", names[path], path) for path in files]
+
+
+def _folder_documents(root: Path, suffixes: tuple[str, ...], skip: Container[str]) -> Callable[[], Iterator[Document]]:
+    files = _split_files(root, suffixes, skip)
+    if len(files) == 1:
+        return _file_documents(files[0][2])
 
     def documents() -> Iterator[Document]:
-        for path in files:
-            split: Split = "validation" if path in held_out else "train"
+        for split, _, path in files:
             yield from ((split, text) for text in _pieces(path, 0, path.stat().st_size))
 
     return documents

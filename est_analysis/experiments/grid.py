@@ -101,8 +101,14 @@ class Entry:
     spec: TrainSpec
 
 
-def entries(scale: GridScale, *, corpus: str, contenders: Mapping[str, Contender] = CONTENDERS) -> list[Entry]:
-    """Every run of `contenders` at `scale`, the dearest first."""
+def entries(
+    scale: GridScale,
+    *,
+    corpus: str,
+    contenders: Mapping[str, Contender] = CONTENDERS,
+    rates: Mapping[str, float] = BEST_RATE,
+) -> list[Entry]:
+    """Every run of `contenders` at `scale`, the dearest first, each at its own of `rates` unless `scale` tries some."""
     grid = [(family, label, 1.0) for family in scale.families for label in contenders]
     grid += [(scale.families[0], label, budget) for budget in scale.budgets for label in FRONTIER]
     found = [
@@ -113,15 +119,15 @@ def entries(scale: GridScale, *, corpus: str, contenders: Mapping[str, Contender
             spec=_spec(scale, family, contenders[label], corpus, steps=round(budget * scale.steps), seed=seed, lr=lr),
         )
         for family, label, budget in grid
-        for lr in scale.rates or (best_rate(label),)
+        for lr in scale.rates or (best_rate(label, rates),)
         for seed in scale.seeds
     ]
     return sorted(found, key=lambda entry: -entry.budget)
 
 
-def best_rate(label: str) -> float:
+def best_rate(label: str, rates: Mapping[str, float] = BEST_RATE) -> float:
     """The learning rate of a contender; the baseline's for one that was not in the sweep."""
-    return BEST_RATE.get(label, BEST_RATE["full"])
+    return rates.get(label, rates["full"])
 
 
 def _spec(
@@ -170,22 +176,30 @@ def run_entries(runs: Sequence[Entry], *, root: Path, workers: int) -> pd.DataFr
     return labelled(rows, [(run_id(entry.spec, data_hash=data.hash), entry) for entry in runs])
 
 
-def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows of every run of the grid, and what a report should know of how they were made."""
-    scale = SCALES[request.scale]
-    scale = replace(scale, seeds=tuple(range(request.seeds))) if request.seeds else scale
-    runs = entries(scale, corpus=request.corpus)
-    size, workers = num_parameters(runs[0].spec), request.workers or 2
-    request.say(f"grid, {request.scale} scale: {len(runs)} runs of about {scale.steps} steps, {workers} at once")
-    frame = run_entries(runs, root=request.runs, workers=workers)
-    tokens = scale.steps * scale.batch_size * scale.seq_len
-    return frame, {
+def measure_entries(runs: Sequence[Entry], request: Request, *, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The labelled rows of `runs`, equal in batch and length of text, and what a report should know of them."""
+    spec = next(entry.spec for entry in runs if entry.budget == 1)
+    size, workers, steps = num_parameters(spec), request.workers or 2, spec.settings.steps
+    request.say(f"{name}, {request.scale} scale: {len(runs)} runs of about {steps} steps, {workers} at once")
+    tokens = steps * spec.batch_size * spec.seq_len
+    return run_entries(runs, root=request.runs, workers=workers), {
         "corpus": request.corpus,
         "num_parameters": size,
         "tokens_per_run": tokens,
         "tokens_per_parameter": tokens / size,
         "seeds": sorted({entry.spec.seed for entry in runs}),
     }
+
+
+def seeded(scale: GridScale, seeds: int | None) -> GridScale:
+    """`scale` with the seeds 0, 1, ... of which there are `seeds`; with its own if that is not said."""
+    return replace(scale, seeds=tuple(range(seeds))) if seeds else scale
+
+
+def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of every run of the grid, and what a report should know of how they were made."""
+    scale = seeded(SCALES[request.scale], request.seeds)
+    return measure_entries(entries(scale, corpus=request.corpus), request, name="grid")
 
 
 STUDY = Study(

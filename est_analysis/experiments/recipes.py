@@ -18,6 +18,8 @@ class Scale:
         trace_rel_se: relative standard error at which a final Hessian trace is sure enough.
         trace_pairs: (batch, probe) pairs at which it stops even so.
         trace_sequences: sequences a batch.
+        sampling_masks, sampling_sequences, sampling_draws: of what EST's sampling costs
+            (`sampling_loss.SamplingSettings`).
         device: what it is meant for.
         cost: what to expect, in words.
     """
@@ -36,6 +38,9 @@ class Scale:
     trace_rel_se: float = 0.03
     trace_pairs: int = 1024
     trace_sequences: int = 2
+    sampling_masks: int = 24
+    sampling_sequences: int = 12
+    sampling_draws: int = 8
     device: str = "cpu"
 
     def settings(self, method: str) -> Settings:
@@ -128,6 +133,9 @@ _REPRODUCE = Recipe(
             validation_tokens=1024,
             trace_pairs=4,
             trace_sequences=1,
+            sampling_masks=2,
+            sampling_sequences=2,
+            sampling_draws=1,
             cost="seconds; shows that the code runs, nothing else",
         ),
         "quick": Scale(preset="tiny", steps=1100, lr=_TUNED, seeds=3, cost="about ten minutes on two cores"),

@@ -8,6 +8,7 @@ import pandas as pd
 from est_analysis.experiments.final_trace import measure_trace
 from est_analysis.experiments.recipes import Recipe
 from est_analysis.experiments.run import num_parameters
+from est_analysis.experiments.sampling_loss import measure_sampling_loss
 from est_analysis.experiments.study import Request
 from est_analysis.experiments.sweep import Sweep, run_all
 
@@ -28,7 +29,7 @@ def measure(recipe: Recipe, request: Request) -> tuple[pd.DataFrame, dict[str, A
             root=request.runs,
             workers=workers,
             device=scale.device,
-            after=(partial(measure_trace, scale),),
+            after=(partial(measure_trace, scale), partial(measure_sampling_loss, scale)),
         )
     )
     tokens = scale.steps * scale.batch_size * scale.seq_len

@@ -7,7 +7,15 @@ from typing import Any
 import pandas as pd
 
 from est_analysis.errors import unknown_name
-from est_analysis.experiments import grid, polynomial_recipes, reproduce, stability_depth
+from est_analysis.experiments import (
+    ablations,
+    first_experiments,
+    flatness,
+    grid,
+    polynomial_recipes,
+    reproduce,
+    stability_depth,
+)
 from est_analysis.experiments.recipes import RECIPES
 from est_analysis.experiments.study import Request, Study
 
@@ -38,7 +46,16 @@ _STABILITY = Study(
     measure=_stability,
 )
 STUDIES: dict[str, Study] = {
-    study.name: study for study in (*_TEXT, grid.STUDY, *polynomial_recipes.STUDIES, _STABILITY)
+    study.name: study
+    for study in (
+        *_TEXT,
+        grid.STUDY,
+        ablations.STUDY,
+        flatness.STUDY,
+        *polynomial_recipes.STUDIES,
+        _STABILITY,
+        first_experiments.STUDY,
+    )
 }
 
 

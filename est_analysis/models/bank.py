@@ -4,7 +4,7 @@ A small net keeps no core busy: most of its step is spent between operations. He
 of nets and a layer's active nets go through one batched product. The gradient is written out by hand, since a stack of
 x + MLP(norm(x)) is all there is to differentiate. Nothing crosses nets, so each is trained as if it were alone.
 
-Letters: N nets, n active ones of a layer, B samples, d inputs, w width, M columns of an MLP, m active ones.
+Letters: N nets, n active ones of a layer, B samples, d inputs, w width, M columns of an MLP, m active ones, K classes.
 """
 
 import copy
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from est_analysis.errors import InputError
@@ -141,7 +142,8 @@ class ResidualNetBank(nn.Module):
     """N residual nets of one shape; parameters carry the names of `ResidualNet`'s and a leading axis of nets.
 
     Args:
-        nets: initialised nets of one architecture; their parameters are copied.
+        nets: initialised nets of one architecture; their parameters are copied. Nets of one output learn by squared
+            error, those of several by cross-entropy.
     """
 
     def __init__(self, nets: Sequence[ResidualNet]) -> None:
@@ -156,6 +158,7 @@ class ResidualNetBank(nn.Module):
             setattr(skeleton.get_submodule(owner), leaf, nn.Parameter(value.detach().clone(), requires_grad=False))
         self.inputs, self.blocks = skeleton.inputs, skeleton.blocks
         self.final_norm, self.output = skeleton.final_norm, skeleton.output
+        self.classifies = nets[0].output.out_features > 1
         for parameter in self.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
@@ -163,30 +166,50 @@ class ResidualNetBank(nn.Module):
         """The state dict of net number `net`, as its `ResidualNet` takes it."""
         return {name: value[net].clone() for name, value in self.state_dict().items()}
 
+    @property
+    def column_flops(self) -> int:
+        """Forward FLOPs a sample of one column of one layer: two products with the stream."""
+        return 4 * self.blocks[0].mlp.down_bias.shape[1]
+
+    def join(self, masks: Sequence[SubnetMask | None]) -> list[BankLayer | None] | None:
+        """The nets' masks as `forward` takes them (`join_masks`)."""
+        return join_masks(masks, self.shape.mlp_columns)
+
     @torch.no_grad()
     def forward(
         self, x: Float[Tensor, "_ B d"], layers: Sequence[BankLayer | None] | None = None
-    ) -> Float[Tensor, "N B"]:
+    ) -> Float[Tensor, "N B"] | Float[Tensor, "N B K"]:
         """Outputs of every net on its own inputs (a leading axis of 1 is shared by all)."""
         stream = self._enter(x)
         for block, layer in self._pairs(layers):
             if layer is not None:
                 self._run(block, layer, stream)
-        return self._leave(stream)[0]
+        outputs = self._leave(stream)[0]
+        return outputs if self.classifies else outputs.squeeze(2)
+
+    @torch.no_grad()
+    def losses(
+        self,
+        x: Float[Tensor, "_ B d"],
+        targets: Float[Tensor, "N B"] | Int64[Tensor, "N B"],
+        layers: Sequence[BankLayer | None] | None = None,
+    ) -> Float[Tensor, " N"]:
+        """Mean squared error or cross-entropy (nats) of every net."""
+        return sample_losses(self(x, layers), targets).mean(1)
 
     @torch.no_grad()
     def gradients(
         self,
         x: Float[Tensor, "_ B d"],
-        targets: Float[Tensor, "N B"],
+        targets: Float[Tensor, "N B"] | Int64[Tensor, "N B"],
         layers: Sequence[BankLayer | None] | None = None,
     ) -> Float[Tensor, " N"]:
-        """Mean squared error of every net; the gradient of each net's own error replaces every `.grad`."""
+        """The loss of every net; the gradient of each net's own loss replaces every `.grad`."""
         stream = self._enter(x)
         runs = [layer and self._run(block, layer, stream) for block, layer in self._pairs(layers)]
         outputs, norm, folded = self._leave(stream)
-        error = outputs - targets
-        gradient = self._leave_backward(error * (2 / x.shape[1]), norm, folded)
+        outputs = outputs if self.classifies else outputs.squeeze(2)
+        gradient = self._leave_backward(_loss_slopes(outputs, targets) / x.shape[1], norm, folded)
         for block, run in zip(reversed(self.blocks), reversed(runs), strict=True):
             if run is None:
                 for parameter in block.parameters():
@@ -195,7 +218,7 @@ class ResidualNetBank(nn.Module):
                 self._run_backward(block, run, gradient)
         torch.bmm(gradient.transpose(1, 2), x.expand(self.num_nets, -1, -1), out=self.inputs.weight.grad)
         self.inputs.bias.grad.copy_(_sum_samples(gradient))
-        return error.square().mean(1)
+        return sample_losses(outputs, targets).mean(1)
 
     def _pairs(self, layers: Sequence[BankLayer | None] | None):
         layers = (BankLayer(),) * len(self.blocks) if layers is None else layers
@@ -213,15 +236,16 @@ class ResidualNetBank(nn.Module):
         norm = _Norm.of(self.final_norm, stream, None)
         folded, bias = norm.fold(self.output.weight, self.output.bias)
         outputs = torch.baddbmm(bias[:, None], norm.normed, folded.transpose(1, 2))
-        return outputs.squeeze(2), norm, folded
+        return outputs, norm, folded  # (N, B, K)
 
-    def _leave_backward(self, error: Tensor, norm: _Norm, folded: Tensor) -> Tensor:
-        total = error.sum(1, keepdim=True)  # (N, 1)
-        weight, gain, shift = norm.unfold(self.output.weight, error[:, None] @ norm.normed, total)
+    def _leave_backward(self, slopes: Tensor, norm: _Norm, folded: Tensor) -> Tensor:
+        """The gradient of the end of the stream from that of the outputs, (N, B, K)."""
+        total = slopes.sum(1)  # (N, K)
+        weight, gain, shift = norm.unfold(self.output.weight, slopes.transpose(1, 2) @ norm.normed, total)
         self.output.weight.grad.copy_(weight)
         self.output.bias.grad.copy_(total)
         _put_norm(self.final_norm, None, gain, shift)
-        return norm.backward(error[:, :, None] * folded)
+        return norm.backward(slopes @ folded)
 
     # One layer --------------------------------------------------------------------------------------------------------
 
@@ -258,6 +282,22 @@ class ResidualNetBank(nn.Module):
         _put_norm(block.mlp_norm, nets, gain, shift)
         change = run.norm.backward(inner @ run.folded)
         _overwrite(gradient, nets, entering + change if self.residual else change)
+
+
+def sample_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(N, B): squared errors of outputs (N, B), or cross-entropies in nats of outputs (N, B, K) and classes (N, B)."""
+    if outputs.dim() == 2:
+        return (outputs - targets).square()
+    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+
+def _loss_slopes(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(N, B, K): the gradient of `sample_losses` in the outputs."""
+    if outputs.dim() == 2:
+        return 2 * (outputs - targets)[:, :, None]
+    return outputs.softmax(2).scatter_add_(
+        2, targets[:, :, None], outputs.new_full((1,), -1.0).expand(*targets.shape, 1)
+    )
 
 
 def _take(value: Tensor, nets: Tensor | None) -> Tensor:

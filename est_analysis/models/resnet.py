@@ -35,13 +35,14 @@ def _residual_block(hidden: int, mlp_columns: int) -> Block:
 
 
 class ResidualNet(nn.Module):
-    """Linear in, `num_layers` blocks x + MLP(norm(x)), norm, linear to one output.
+    """Linear in, `num_layers` blocks x + MLP(norm(x)), norm, linear out.
 
     Args:
-        num_inputs: d, the dimension of the cube {-1, +1}^d.
+        num_inputs: d, such as the dimension of the cube {-1, +1}^d.
         hidden: width of the residual stream.
         num_layers: number of residual blocks.
         mlp_columns: hidden units of each block's MLP; `hidden` unless given.
+        num_outputs: 1 for a real function; as many as there are classes for a classifier.
         residual: if False, blocks are MLP(norm(x)).
         layer_norm: if False, there is no norm, neither in the blocks nor at the end.
     """
@@ -53,13 +54,15 @@ class ResidualNet(nn.Module):
         hidden: int,
         num_layers: int,
         mlp_columns: int | None = None,
+        num_outputs: int = 1,
         residual: bool = True,
         layer_norm: bool = True,
     ) -> None:
         super().__init__()
         columns = hidden if mlp_columns is None else mlp_columns
-        if min(num_inputs, hidden, num_layers, columns) < 1:
-            raise InputError(f"a residual net of sizes {(num_inputs, hidden, num_layers, columns)} has an empty one")
+        sizes = (num_inputs, hidden, num_layers, columns, num_outputs)
+        if min(sizes) < 1:
+            raise InputError(f"a residual net of sizes {sizes} has an empty one")
         self.shape = StackShape(num_layers=num_layers, num_heads=0, mlp_columns=columns)
         self.residual, self.layer_norm = residual, layer_norm
         # Not initialised here: nn.Linear would draw from the global generator.
@@ -68,7 +71,7 @@ class ResidualNet(nn.Module):
             _residual_block(hidden, columns) if residual else PlainBlock(hidden, columns) for _ in range(num_layers)
         )
         self.final_norm = nn.LayerNorm(hidden)
-        self.output = nn.utils.skip_init(nn.Linear, hidden, 1)
+        self.output = nn.utils.skip_init(nn.Linear, hidden, num_outputs)
         if not layer_norm:
             self.final_norm = nn.Identity()
             for block in self.blocks:
@@ -84,9 +87,12 @@ class ResidualNet(nn.Module):
         draw_parameters(self, seed, std)
         return self
 
-    def forward(self, x: Float[Tensor, "B d"], mask: SubnetMask | None = None) -> Float[Tensor, " B"]:
-        """One real output an input."""
-        return self.output(self.final_norm(run_stack(self.blocks, self.inputs(x), mask))).squeeze(-1)
+    def forward(
+        self, x: Float[Tensor, "B d"], mask: SubnetMask | None = None
+    ) -> Float[Tensor, " B"] | Float[Tensor, "B K"]:
+        """One real output an input, or a classifier's K."""
+        outputs = self.output(self.final_norm(run_stack(self.blocks, self.inputs(x), mask)))
+        return outputs.squeeze(-1) if self.output.out_features == 1 else outputs
 
     def loss(
         self, x: Float[Tensor, "B d"], targets: Float[Tensor, " B"], mask: SubnetMask | None = None

@@ -70,7 +70,7 @@ def draw_end(rows: pd.DataFrame, curves: pd.DataFrame, ax: Axes) -> None:
     rows, curves = rows[rows["step"] >= first], curves[curves["step"] >= first]
     if curves["step"].nunique() < 2:
         return
-    inset = draw_curves(rows, curves, ax.inset_axes((0.61, 0.45, 0.38, 0.53)))
+    inset = draw_curves(rows, curves, ax.inset_axes((0.61, 0.53, 0.38, 0.45)))
     for line in inset.lines:
         line.set_gid(None)  # the identifiers name the lines of the panel itself
     inset.set_xlim(curves["step"].min(), curves["step"].max())

@@ -1,6 +1,8 @@
 """Verdicts as text: the README's table, in which claims of one group share a row, and the note on chance."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from est_analysis.claims.evidence import LEVEL, Judged
 from est_analysis.claims.registry import GROUPS
@@ -14,18 +16,50 @@ MARKS = {"supported": "✓", "refuted": "✗", "inconclusive": "~", "untested": 
 def markdown_table(judged: Iterable[Judged]) -> str:
     """The verdicts as a Markdown table between two marker comments, a row a claim or group of claims.
 
-    Claims whose ids differ in their third part only, as `grid.est-full.gpt2` and `grid.est-full.llama`, are a group.
+    Claims whose ids differ in the last of three or more parts only, as `grid.est-full.gpt2` and `grid.est-full.llama`,
+    are a group.
     """
     rows = ["| claim | statement | measured [95 %] | verdict |", "|---|---|---|---|"]
     judged = list(judged)
     groups: dict[str, list[Judged]] = {}
     for one in judged:
-        groups.setdefault(".".join(one.claim.id.split(".")[:2]), []).append(one)
+        groups.setdefault(_group(one.claim.id), []).append(one)
     for group, members in groups.items():
-        cells = _cells(members[0]) if group == members[0].claim.id else _group_cells(group, members)
+        alone = len(members) == 1 and group not in GROUPS
+        group = members[0].claim.id if alone else group
+        cells = _cells(members[0]) if alone else _group_cells(group, members)
         rows.append(f"| `{group}` | {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     legend = "; ".join(f"{mark} {name}" for name, mark in MARKS.items())
     return "\n".join([BEGIN, *rows, "", f"{legend}. {chance_note(judged)}", END])
+
+
+def common_statement(statements: Sequence[str]) -> str:
+    """What the statements of a group have in common: the words that they begin and end with.
+
+    >>> common_statement(["EST is best, on GPT-2.", "EST is best, on Llama."])
+    'EST is best.'
+    >>> common_statement(["Masks of heads cost loss.", "Masks of layers cost loss."])
+    'Masks of … cost loss.'
+    """
+    words = [statement.split() for statement in statements]
+    start = _alike(words)
+    end = _alike([one[start:][::-1] for one in words])
+    first = words[0]
+    if start == len(first):
+        return statements[0]
+    if end:
+        return " ".join([*first[:start], "…", *first[-end:]])
+    clause = re.split(r"[,:](?!.*[,:])", " ".join(first[:start]))[0]  # without the clause that they differ in
+    return f"{clause}."
+
+
+def _alike(lists: Sequence[Sequence[str]]) -> int:
+    """How many words all of `lists` begin with."""
+    return sum(1 for _ in takewhile(lambda place: len(set(place)) == 1, zip(*lists, strict=False)))
+
+
+def _group(name: str) -> str:
+    return name.rpartition(".")[0] if name.count(".") > 1 else name
 
 
 def _cells(one: Judged) -> tuple[str, str, str]:
@@ -47,8 +81,7 @@ def _group_cells(group: str, members: list[Judged]) -> tuple[str, str, str]:
         parts.append(f"{label}{measured} {MARKS[verdict.verdict]}")
     counts = {name: sum(one.shown.verdict.verdict == name for one in members) for name in MARKS}
     scales = ", ".join(dict.fromkeys(one.shown.verdict.scale for one in members if one.shown.tested))
-    # The members of a group without a sentence of its own differ after their last comma only.
-    statement = GROUPS.get(group) or members[0].claim.statement.rpartition(", ")[0] + "."
+    statement = GROUPS.get(group) or common_statement([one.claim.statement for one in members])
     tally = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     text = ", ".join(parts) + (f" ({shared})" if shared else "")
     return statement, text, f"{tally} ({scales})" if scales else tally

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from est_analysis import plots
 from est_analysis.claims import Verdict
 from est_analysis.claims.raptr_stability import predicted_stability
+from est_analysis.claims.sampling_costs import side_by_side
 
-from . import grid, polynomials, stability, tables
+from . import ablations, first_experiments, flatness, grid, polynomials, stability, tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,15 @@ TEXT = Layout(
             caption="The trace of the loss Hessian of every finished model with the estimate's standard error; the "
             "short lines are means over seeds, and lower is flatter.",
             draw=plots.final_traces,
+        ),
+        Illustration(
+            name="est_sampling_penalty",
+            title="What EST's sampling costs",
+            caption="At each transition of EST, with the weights as they are: held-out loss under sampled masks minus "
+            "the full model's, by what is sampled, and how far it drops when the next stage's masks are drawn. Beside "
+            "what drawn masks show stands what second-order theory predicts of it, with the loss's own second "
+            "derivatives or with the Fisher matrix.",
+            draw=lambda frame: plots.sampling_costs(side_by_side(frame)),
         ),
     ),
     headline=tables.headline,
@@ -207,7 +217,104 @@ _GRID = Layout(
     caveat=tables.caveat,
 )
 
+_ABLATIONS = Layout(
+    heading="EST taken apart",
+    table=ablations.ablations_table,
+    note="EST on a small GPT-2 with one thing changed at a time: which dimensions are sampled, the schedule, the law "
+    "of the draw. Loss: mean ± standard deviation over seeds, full model, in nats per token. Differences are paired by "
+    "seed. Each contender has its own best learning rate of a sweep on a seed that is not shown.",
+    illustrations=(
+        Illustration(
+            name="est_components",
+            title="What each dimension costs",
+            caption="EST's stages with only some of its dimensions sampled: means, 95 % intervals and seeds (ticks). "
+            "Hollow diamonds: the sum of the costs with one dimension sampled at a time.",
+            draw=plots.ablation_components,
+        ),
+        Illustration(
+            name="est_schedules",
+            title="Loss against saving",
+            caption="Every schedule at the layer FLOPs that it saves, with the 95 % interval of its distance from the "
+            "full model. Below the dotted line it ends better than the full model trained on fewer steps.",
+            draw=plots.ablation_schedules,
+        ),
+    ),
+    headline=ablations.ablations_headline,
+    caveat=tables.caveat,
+)
+
+_FIRST = Layout(
+    heading="Trainings",
+    table=first_experiments.first_table,
+    note="Loss: of the full net on held-out samples, cross-entropy in nats (digits) or squared error in parts of the "
+    "target's variance (polynomials), mean ± standard deviation over seeds. Differences are paired by seed. Change at "
+    "a transition: held-out loss of the subnetworks just after it over that just before, minus 1, with the same "
+    "weights, mean over a run's transitions.",
+    illustrations=(
+        Illustration(
+            name="first_gaps",
+            title="Distance from the full net",
+            caption="Final held-out loss minus the full net's of the same seed: means, 95 % intervals, and seeds "
+            "(ticks). Left of the line a training is better than the full net on all steps.",
+            draw=plots.first_gaps,
+        ),
+        Illustration(
+            name="first_stacks",
+            title="Without layer norm, without residual connections",
+            caption="Above, what a transition does to the subnetwork's loss, no weight changing; below, what sampling "
+            "layers costs in the end against the full net of the same kind. Short dashes are seeds, bars 95 % "
+            "intervals. Nets that have learned nothing by a transition have nothing to lose there; they are drawn too.",
+            draw=plots.first_stacks,
+        ),
+        Illustration(
+            name="first_linear",
+            title="Linear nets",
+            caption="Left, how evenly hidden units share the product, 1 being the least that the penalty of sampling "
+            "allows; right, the nuclear norm. Lines join the trainings of one seed, long dashes are means.",
+            draw=plots.first_linear,
+        ),
+    ),
+    headline=first_experiments.first_headline,
+    caveat=first_experiments.caveat,
+)
+
+_FLATNESS = Layout(
+    heading="Contenders",
+    table=flatness.flatness_table,
+    note="Small GPT-2s on Python source and on a hidden Markov model's language. Loss: mean ± standard deviation over "
+    "seeds, in nats per token; above the least possible one where that is known. Traces: at the end of training, mean "
+    "± standard error over seeds. Ratio at equal loss: to the full model's trace, the run that ended lower read where "
+    "it last passed the other's final loss, with its 95 % interval.",
+    illustrations=(
+        Illustration(
+            name="flatness_along_training",
+            title="Traces along training",
+            caption="Hessian traces of checkpoints on the same held-out windows and probes: means over seeds, bars "
+            "their range. On the right the whole model's against the loss: at one height of loss the flatter is lower.",
+            draw=plots.flatness_along_training,
+        ),
+        Illustration(
+            name="flatness_ratios",
+            title="Ratios at equal loss",
+            caption="Trace over the full model's at equal loss: means, 95 % intervals and seeds (ticks). Left of the "
+            "line is flatter than the full model.",
+            draw=plots.flatness_ratios,
+        ),
+        Illustration(
+            name="table_5",
+            title="Table 5, split over groups of parameters",
+            caption="The full model's and EST's trace at equal loss, means over seeds; each panel has its own scale.",
+            draw=plots.table_5,
+        ),
+    ),
+    headline=flatness.flatness_headline,
+    caveat=tables.caveat,
+)
+
 LAYOUTS: dict[str, Layout] = {
+    "first-experiments": _FIRST,
+    "est-ablations": _ABLATIONS,
+    "flatness": _FLATNESS,
     "grid": _GRID,
     "poly-raptr-vs-pld": _COMPONENTS,
     "transition-smoothness": _TRANSITIONS,

@@ -77,7 +77,8 @@ class LayerMask:
         columns: sorted indices of the active MLP columns, (m,) int64, or None for all of them.
         head_scale: factor on the attention output before its bias, 1/p_H in EST eq. 5.
         column_scale: factor on the MLP output before its bias, 1/p_M in EST eq. 6.
-        scale: factor on the whole residual branch of the layer, alpha_i of RaPTr; 1 in EST (eq. 7).
+        scale: factor on the whole residual branch of the layer, alpha_i of RaPTr; 1 in EST (eq. 7). A tensor
+            where the loss is differentiated in it (`models.gates`).
         sublayer_scale: factor on what attention adds to the residual stream and, apart from it, on what the MLP adds,
             biases included: 1/p_i of PLD, whose MLP sees the attention output already scaled. Without attention it is
             the same as `scale`.
@@ -92,7 +93,7 @@ class LayerMask:
     columns: Tensor | None = None
     head_scale: float = 1.0
     column_scale: float = 1.0
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
     sublayer_scale: float = 1.0
     head_gate: Tensor | None = None
     column_gate: Tensor | None = None

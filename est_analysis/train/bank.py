@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from est_analysis.errors import InputError
 from est_analysis.methods import Method
-from est_analysis.models.bank import ResidualNetBank, join_masks
+from est_analysis.models.bank import ResidualNetBank
+from est_analysis.models.mlp_bank import MLPBank
 from est_analysis.subnet.cost import TRAINING_FACTOR
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.train.allocator import keep_freed_memory
@@ -24,9 +25,14 @@ from est_analysis.train.loop import Stopped, stop_requests
 from est_analysis.train.optim import build_optimizer, learning_rate, set_learning_rate
 from est_analysis.train.settings import Settings
 
-Batch = tuple[Float[Tensor, "N B d"], Float[Tensor, "N B"]]
+Bank = ResidualNetBank | MLPBank
+Batch = tuple[Float[Tensor, "N B d"], Float[Tensor, "N B"] | Int64[Tensor, "N B"]]
 _STATE = "state.pt"
 _TRANSITION_MASKS = 8  # subnetworks whose loss is averaged on either side of a transition
+
+
+class Diverged(InputError):
+    """A loss stopped being finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,7 @@ class BankJob:
     """
 
     folder: Path
-    bank: ResidualNetBank
+    bank: Bank
     methods: Sequence[Method]
     batch: Callable[[int], Batch]
     measure: Callable[[Callable[[Tensor], Tensor]], dict[str, Sequence[float]]]
@@ -81,7 +87,7 @@ def train_bank(job: BankJob) -> list[tuple[int, int, str, float]]:
 
     Raises:
         Stopped: interrupted (Ctrl-C or SIGTERM); the state is saved.
-        InputError: a loss stopped being finite.
+        Diverged: a loss stopped being finite.
     """
     keep_freed_memory()
     with stop_requests() as requested:
@@ -96,9 +102,7 @@ class _BankTrainer:
         self.job, self.settings = job, job.settings
         self.optimizer = build_optimizer(job.bank, job.settings)
         self.done = _Done(flops=[0.0] * job.bank.num_nets)
-        # Every column of a layer costs two products with the stream, forward and twice that backward.
-        hidden = job.bank.blocks[0].mlp.down_bias.shape[1]
-        self.column_flops = TRAINING_FACTOR * 4 * hidden
+        self.column_flops = TRAINING_FACTOR * job.bank.column_flops
         self.mlp_columns = job.bank.shape.mlp_columns
         self._restore()
 
@@ -129,7 +133,7 @@ class _BankTrainer:
         if not in_tail:
             self._grow(step)
         x, y = self.job.batch(step)
-        losses = self.job.bank.gradients(x, y, join_masks(masks, self.mlp_columns))
+        losses = self.job.bank.gradients(x, y, self.job.bank.join(masks))
         self.optimizer.step()
         self._charge(masks, len(y[0]))
         self.done.losses.append(losses.tolist())
@@ -148,7 +152,7 @@ class _BankTrainer:
         total = torch.zeros(self.job.bank.num_nets)
         for step in steps:
             masks = [method.mask(step) for method in self.job.methods]
-            total += (self.job.bank(x, join_masks(masks, self.mlp_columns)) - y).square().mean(1)
+            total += self.job.bank.losses(x, y, self.job.bank.join(masks))
         for net, loss in enumerate((total / len(steps)).tolist()):
             self._row(net, f"subnet_loss_{side}", loss)
 
@@ -169,7 +173,7 @@ class _BankTrainer:
             mean = math.fsum(losses[net]) / len(losses[net])
             if not math.isfinite(mean):
                 seed = self.job.methods[net].seed
-                raise InputError(f"the loss of seed {seed} is {mean} at step {self.done.step}; lower the learning rate")
+                raise Diverged(f"the loss of seed {seed} is {mean} at step {self.done.step}; lower the learning rate")
             self._row(net, "train_loss", mean)
             self._row(net, "active_layers", math.fsum(depths[net]) / len(depths[net]))
             if self.done.step <= self.settings.steps:
@@ -179,7 +183,7 @@ class _BankTrainer:
         self.done.depths.clear()
 
     def _measure(self) -> None:
-        whole = join_masks([method.model_mask(self.done.step) for method in self.job.methods], self.mlp_columns)
+        whole = self.job.bank.join([method.model_mask(self.done.step) for method in self.job.methods])
         for metric, values in self.job.measure(lambda x: self.job.bank(x, whole)).items():
             for net, value in enumerate(values):
                 self._row(net, metric, float(value))

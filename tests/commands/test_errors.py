@@ -84,7 +84,7 @@ def test_train(train, tmp_path, arguments, message):
 OTHERS = [
     (
         "run reprodcue",
-        "unknown recipe 'reprodcue': did you mean 'reproduce'? Known: grid, poly-raptr-vs-pld, reproduce, ",
+        "unknown recipe 'reprodcue': did you mean 'reproduce'? Known: est-ablations, first-experiments, flatness, ",
     ),
     ("run reproduce --scale smoek", "unknown scale 'smoek': did you mean 'smoke'? Known: gpu, quick, report, smoke"),
     ("run reproduce --scale smoke --seeds 0", "seeds=0 must be at least 1"),

@@ -12,7 +12,7 @@ ON_TEXT = [name for name, claim in CLAIMS.items() if claim.recipe == "reproduce"
 
 @pytest.fixture
 def reproduce(est, shared):
-    fixed = ["--scale", "smoke", "--workers", "1", "--runs", "runs", "--out", "report", "--corpus", shared / "text.txt"]
+    fixed = ["--scale", "smoke", "--workers", "2", "--runs", "runs", "--out", "report", "--corpus", shared / "text.txt"]
     return lambda *more: est("run", "reproduce", *fixed, *more)
 
 

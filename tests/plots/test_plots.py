@@ -112,7 +112,7 @@ def test_what_cannot_be_drawn_says_why(make_frame):
         plots.step_time_by_stage(make_frame(methods=("est",)))
     with pytest.raises(ValueError, match="only 'full' was timed"):
         plots.step_time_by_stage(make_frame(methods=("full",)))
-    with pytest.raises(ValueError, match="no rows of metric 'perplexity' to draw: the frame holds hessian_trace, "):
+    with pytest.raises(ValueError, match=r"no rows of metric 'perplexity' to draw: the frame holds .*hessian_trace, "):
         rows_of(make_frame(), "perplexity")
 
 

@@ -79,7 +79,7 @@ def test_methods_table_by_hand(make_frame):
 def test_page_needs_nothing_from_outside(report):
     page = (report / "report.html").read_text()
     sources = re.findall(r"(?:src|href)\s*=\s*\"([^\"]*)", page)
-    assert len(sources) == 4
+    assert len(sources) == len(build.ILLUSTRATIONS)
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert not re.search(r"https?://|@import|url\(", page)
     assert "<two cores>" not in page  # escaped
@@ -87,7 +87,7 @@ def test_page_needs_nothing_from_outside(report):
 
 def test_markdown_links_figures_that_are_there(report):
     linked = re.findall(r"!\[.*?\]\((.*?)\)", (report / "report.md").read_text())
-    assert len(linked) == 4
+    assert len(linked) == len(build.ILLUSTRATIONS)
     assert all((report / path).is_file() for path in linked)
 
 

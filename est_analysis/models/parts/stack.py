@@ -140,6 +140,11 @@ def run_stack(
         raise InputError(f"a mask of {len(mask.layers)} layers does not fit a model of {len(blocks)} layers")
     for block, layer in zip(blocks, mask.layers, strict=True):
         if layer is not None:
-            y = block(x, layer, *shared)
-            x = y if layer.scale == 1 else torch.lerp(x, y, layer.scale)
+            x = _scaled_step(x, block(x, layer, *shared), layer.scale)
     return x
+
+
+def _scaled_step(x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
+    if isinstance(scale, Tensor):  # somebody differentiates in it, at 1 too
+        return x + scale * (y - x)
+    return y if scale == 1 else torch.lerp(x, y, scale)

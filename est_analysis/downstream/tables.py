@@ -1,0 +1,54 @@
+"""Rows of a benchmark's split, from a folder of the user's or from the Hugging Face hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from est_analysis.errors import InputError
+
+_READERS = {
+    ".csv": lambda path: pd.read_csv(path, keep_default_na=False),
+    ".tsv": lambda path: pd.read_csv(path, sep="\t", keep_default_na=False),
+    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".json": lambda path: pd.read_json(path),
+}
+Row = dict[str, Any]
+
+
+def read_split(folder: Path, split: str, columns: Sequence[str]) -> list[Row]:
+    """The rows of `folder/SPLIT.csv`, `.tsv`, `.jsonl` or `.json`.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, lacks one of the `columns` or has no row.
+    """
+    paths = [folder / f"{split}{suffix}" for suffix in _READERS]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise InputError(f"no {split} data in '{folder}'; give it as {split}.csv, .tsv, .jsonl or .json")
+    try:
+        table = _READERS[path.suffix](path)
+    except (ValueError, OSError) as error:  # all of pandas's parsers raise ValueErrors
+        raise InputError(f"cannot read '{path}': {' '.join(str(error).split())}") from error
+    if missing := [name for name in columns if name not in table.columns]:
+        raise InputError(f"'{path}' has no column '{missing[0]}'; it needs {', '.join(columns)}")
+    if table.empty:
+        raise InputError(f"'{path}' has no row; give some")
+    return table[list(columns)].to_dict("records")
+
+
+def download_split(name: str, config: str | None, split: str, columns: Sequence[str]) -> list[Row]:
+    """The rows of a split of a hub data set.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    from datasets import load_dataset
+
+    try:
+        table = load_dataset(name, config, split=split)
+        return [dict(row) for row in table.select_columns(list(columns))]
+    except Exception as error:  # `datasets` raises from a dozen clients and formats
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot download '{name}' ({reason}); give --data a folder with the tables") from error

@@ -1,0 +1,158 @@
+"""The folder of committed data: which file holds the rows of which source, and what makes it when it is not there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from est_analysis.claims.evidence import SCALES, SOURCES, Source, read_evidence
+from est_analysis.errors import InputError, unknown_name
+
+from .published import Published, read_published
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherFile:
+    """A committed file that is not the rows of a recipe at one of the scales of claims."""
+
+    file: str
+    command: str
+
+
+# All other sources are recipes (`est run`).
+OTHER_FILES: dict[str, OtherFile] = {
+    "learning-rates": OtherFile(
+        file="learning_rates.csv",
+        command="est train --corpus python --preset tiny --seed 100 --steps 1100 --method METHOD --lr RATE",
+    ),
+    "grid-rates": OtherFile(file="grid_rates.csv", command="est run grid --scale rates"),
+    "ablation-rates": OtherFile(file="ablation_rates.csv", command="est run est-ablations --scale rates"),
+    "longer-pair": OtherFile(
+        file="longer_pair.csv",
+        command="est train --corpus python --preset tiny --seed 0 --steps 6000 --lr 2e-3 --method METHOD",
+    ),
+    "step-times": OtherFile(
+        file="est_step_times.csv",
+        command="python benchmarks/est_tables_8_9.py --device cuda --out paper_figures/data/est_step_times.csv",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a source holds.
+
+    Attributes:
+        source: the recipe or other file, in words.
+        scale: of the runs; empty for other files.
+        frame: its rows; None where the file is not there.
+        missing: then, what makes it.
+    """
+
+    source: str
+    scale: str
+    frame: pd.DataFrame | None
+    missing: str = ""
+
+    @property
+    def label(self) -> str:
+        """What they are, such as `grid, quick scale, 3 seeds`."""
+        parts = [self.source, *([f"{self.scale} scale"] if self.scale else [])]
+        if self.frame is not None and "seed" in self.frame:
+            count = self.frame["seed"].nunique()
+            parts.append(f"{count} seed{'' if count == 1 else 's'}")
+        return ", ".join(parts)
+
+
+class DataFolder:
+    """A folder such as `paper_figures/data`.
+
+    Args:
+        folder: where the files are.
+        scale: of the recipes' rows; of each the largest that is there unless given.
+
+    Raises:
+        InputError: no such folder or scale.
+    """
+
+    def __init__(self, folder: Path, scale: str = "") -> None:
+        if not folder.is_dir():
+            raise InputError(f"no folder '{folder}'; give --data the repository's paper_figures/data")
+        if scale and scale not in SCALES:
+            raise unknown_name("scale", scale, SCALES)
+        self.folder, self.scale = folder, scale
+
+    @property
+    def published(self) -> Published:
+        """What the papers print."""
+        return read_published(self.folder)
+
+    def path(self, source: str) -> Path:
+        """The file of `source`; of the scale to draw, there or not."""
+        if source in OTHER_FILES:
+            return self.folder / OTHER_FILES[source].file
+        return self.folder / rows_file(source, self._scale(source))
+
+    def command(self, source: str) -> str:
+        """What to type to measure `source`."""
+        return command(source, self._scale(source))
+
+    def find(self, source: str) -> Rows:
+        """The rows of `source`, without a frame where its file is not there.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path, scale = self.path(source), self._scale(source)
+        if not path.is_file():
+            return Rows(source=source, scale=scale, frame=None, missing=f"'{self.command(source)}' measures it")
+        if is_recipe(source):
+            frame = read_evidence(Source(recipe=source, scale=scale, file=path.name), path)
+        else:
+            frame = pd.read_csv(path, keep_default_na=False)
+        return Rows(source=source, scale=scale, frame=frame)
+
+    def rows(self, source: str) -> pd.DataFrame:
+        """The rows of `source`; a missing file is an `InputError` that names the command which makes it."""
+        found = self.find(source)
+        if found.frame is None:
+            raise InputError(f"no measured rows at '{self.path(source)}': {self.remedy(source)}")
+        return found.frame
+
+    def remedy(self, source: str) -> str:
+        """What makes the file of `source`, in words."""
+        made = f"'{self.command(source)}' makes them"
+        return f"{made}, and 'est figures --remeasure' does so and puts them there" if is_recipe(source) else made
+
+    def _scale(self, source: str) -> str:
+        if not is_recipe(source):
+            return ""
+        return self.scale or next(
+            (scale for scale in _by_size(source) if (self.folder / rows_file(source, scale)).is_file()),
+            min(_by_size(source), key=SCALES.index, default="quick"),
+        )
+
+
+def _by_size(recipe: str) -> list[str]:
+    """The scales whose rows of `recipe` are committed, or may be, the largest first."""
+    return sorted((source.scale for source in SOURCES if source.recipe == recipe), key=SCALES.index, reverse=True)
+
+
+def rows_file(recipe: str, scale: str) -> str:
+    """The name of the file with the rows of `recipe` at `scale`: that of the claims' evidence if it is there.
+
+    >>> rows_file("transition-smoothness", "report"), rows_file("grid", "smoke")
+    ('poly_transitions.csv', 'grid_smoke.csv')
+    """
+    known = (source.file for source in SOURCES if (source.recipe, source.scale) == (recipe, scale))
+    return next(known, f"{recipe.replace('-', '_')}_{scale}.csv")
+
+
+def command(source: str, scale: str) -> str:
+    """What to type to measure `source`."""
+    return f"est run {source} --scale {scale}" if is_recipe(source) else OTHER_FILES[source].command
+
+
+def is_recipe(source: str) -> bool:
+    """Whether `est run` measures `source`."""
+    return source not in OTHER_FILES

@@ -1,0 +1,302 @@
+"""Flatness along training: EST's Hessian trace beside the full model's, dropout's and RaPTr's, at equal steps and loss.
+
+EST (arXiv 2406.06962, section 5.2, Table 5) reports a smaller trace at almost the same loss. Two languages: `text`, on
+which EST ends at a higher loss at this scale, so that the baseline is read where it passed that loss; and `hmm`, a
+synthetic one of known entropy, the setting of Liu et al. 2023 (arXiv 2210.14199), on which losses end close together.
+
+Learning rates are the best of `grid.RATES` on seed 100 (scale `rates`; on text the grid's own). What changes one thing
+about EST keeps EST's rate: flatness depends on the rate, and another would change two things. For the same reason the
+baseline runs at EST's rate too (`full/est-rate`), as in the paper, where both have one; and in half the steps, so that
+equal losses can be compared with both rates decayed. The pair `/constant-lr` is for the slope of the loss in stage 3.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from est_analysis.downstream.proxies import SMOKE
+from est_analysis.experiments import grid
+from est_analysis.experiments.afterwards import Afterwards
+from est_analysis.experiments.along_training import (
+    FIFTEENTHS,
+    CurvatureSettings,
+    measure_best_loss,
+    measure_curvature,
+)
+from est_analysis.experiments.downstream import DownstreamSettings, measure_downstream
+from est_analysis.experiments.run import num_parameters, prepare_data
+from est_analysis.experiments.spec import TrainSpec, run_id
+from est_analysis.experiments.study import Request, Study
+from est_analysis.experiments.sweep import Sweep, run_all
+from est_analysis.methods import Option
+from est_analysis.train.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A contender.
+
+    Attributes:
+        method: a key of `methods.METHODS`.
+        rate_of: the contender whose best learning rate it has; empty for its own.
+        options: of the method.
+        settings: fields of `Settings` that it changes.
+        share: of the steps that it runs.
+        languages: on which it runs.
+        at: fifteenths of its steps after which its curvature is measured, if not those of the scale.
+    """
+
+    method: str
+    rate_of: str = ""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 1.0
+    languages: tuple[str, ...] = ("text", "hmm")
+    at: tuple[int, ...] | None = None
+
+
+VARIANTS: dict[str, Variant] = {
+    "full": Variant(method="full"),
+    "est": Variant(method="est"),
+    "dropout": Variant(method="dropout"),
+    "raptr": Variant(method="raptr"),
+    "est/decayed-embeddings": Variant(method="est", rate_of="est", settings={"embedding_decay": 1.0}),
+    "est/unscaled": Variant(method="est", rate_of="est", options={"normalise": False}),
+    "full/est-rate": Variant(method="full", rate_of="est"),
+    "full/half": Variant(method="full", rate_of="full", share=0.5, at=(FIFTEENTHS,)),
+    "full/constant-lr": Variant(
+        method="full", rate_of="est", settings={"decay": "constant"}, languages=("text",), at=()
+    ),
+    "est/constant-lr": Variant(method="est", rate_of="est", settings={"decay": "constant"}, languages=("text",), at=()),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """What is learned, by a model of which sizes, from how much text a step.
+
+    Attributes:
+        corpus: as `TrainSpec` has it; empty for the one asked for.
+        preset: of GPT-2.
+        batch_size, seq_len: of a step.
+        rates: best learning rate of the variants that have one of their own.
+    """
+
+    corpus: str
+    preset: str
+    batch_size: int
+    seq_len: int
+    rates: Mapping[str, float]
+
+
+_TEXT = Language(
+    corpus="",
+    preset="grid",
+    batch_size=16,
+    seq_len=64,
+    rates={**{label: grid.BEST_RATE[label] for label in ("full", "est", "raptr")}, "dropout": 4e-3},
+)
+# The filter forgets the state within about five symbols, so short windows cost little of what there is to learn.
+_HMM = Language(
+    corpus="hmm:8,32,0",
+    preset="tiny",
+    batch_size=64,
+    seq_len=16,
+    rates={"full": 8e-3, "est": 4e-3, "dropout": 8e-3, "raptr": 4e-3},  # paper_figures/data/flatness_rates.csv
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatnessScale:
+    """How large the study is run.
+
+    Attributes:
+        steps: of every run of share 1.
+        languages: by name.
+        cost: what to expect, in words.
+        seeds: of every contender.
+        tried: learning rates to try for every contender with a rate of its own; empty for the best.
+        validation_tokens: of every run.
+        curvature: when and how well it is measured.
+        downstream: how much of each downstream proxy; the later checkpoints whose curvature is measured have them too.
+    """
+
+    steps: int
+    languages: Mapping[str, Language]
+    cost: str
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tried: tuple[float, ...] = ()
+    validation_tokens: int = 16_384
+    curvature: CurvatureSettings = field(default_factory=CurvatureSettings)
+    downstream: DownstreamSettings = field(default_factory=DownstreamSettings)
+
+
+_SMALL = {"preset": "tiny", "batch_size": 2, "seq_len": 16}
+SCALES: dict[str, FlatnessScale] = {
+    "smoke": FlatnessScale(
+        steps=60,
+        languages={"text": replace(_TEXT, **_SMALL), "hmm": replace(_HMM, **_SMALL, corpus="hmm:4,16,0,20000")},
+        seeds=(0,),
+        validation_tokens=64,
+        curvature=CurvatureSettings(fifteenths=(7, 15), max_pairs=2, micro_batches=1),
+        downstream=DownstreamSettings(sizes=SMOKE),
+        cost="about a minute; shows that the code runs, nothing else",
+    ),
+    "rates": FlatnessScale(
+        steps=600,
+        languages={"text": _TEXT, "hmm": _HMM},
+        seeds=(100,),
+        tried=grid.RATES,
+        cost="the learning-rate sweep: three runs a contender with a rate of its own; nothing is measured of them",
+    ),
+    "quick": FlatnessScale(steps=600, languages={"text": _TEXT, "hmm": _HMM}, cost="about an hour on one core"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One run: of which contender on which language, what is trained, and what is measured of it afterwards."""
+
+    language: str
+    label: str
+    spec: TrainSpec
+    curvature: CurvatureSettings | None
+    downstream: DownstreamSettings | None = None
+
+    @property
+    def after(self) -> tuple[Afterwards, ...]:
+        """What is measured of the finished run."""
+        if self.curvature is None:
+            return ()
+        measured: tuple[Afterwards, ...] = (partial(measure_curvature, self.curvature),)
+        if self.downstream is not None:
+            measured = (*measured, partial(measure_downstream, self.downstream))
+        return (*measured, measure_best_loss) if self.language == "hmm" else measured
+
+
+def entries(
+    scale: FlatnessScale, *, corpus: str, variants: Iterable[str] = VARIANTS, languages: Iterable[str] = ()
+) -> list[Entry]:
+    """Every run of `variants` at `scale`, each once: of two with the same spec the first one is kept.
+
+    Args:
+        scale: one of `SCALES`, or one of your own.
+        corpus: the text.
+        variants: labels in `VARIANTS`.
+        languages: names; all of the scale's unless given.
+    """
+    found: dict[str, Entry] = {}
+    for name in languages or scale.languages:
+        for label in variants:
+            variant, language = VARIANTS[label], scale.languages[name]
+            if name not in variant.languages or (scale.tried and label not in language.rates):
+                continue
+            for lr in scale.tried or (language.rates[variant.rate_of or label],):
+                for seed in scale.seeds:
+                    spec = _spec(scale, language, variant, language.corpus or corpus, seed=seed, lr=lr)
+                    curvature = _curvature(scale, variant)
+                    proxies = _downstream(scale, label, spec, curvature)
+                    entry = Entry(language=name, label=label, spec=spec, curvature=curvature, downstream=proxies)
+                    found.setdefault(repr(spec), entry)
+    return list(found.values())
+
+
+def _curvature(scale: FlatnessScale, variant: Variant) -> CurvatureSettings | None:
+    if scale.tried or variant.at == ():
+        return None
+    return scale.curvature if variant.at is None else replace(scale.curvature, fifteenths=variant.at)
+
+
+def _downstream(
+    scale: FlatnessScale, label: str, spec: TrainSpec, curvature: CurvatureSettings | None
+) -> DownstreamSettings | None:
+    """The proxies are made of Python source: only a model of it has them, from where EST trains the full model.
+
+    The baseline has them one checkpoint earlier too, as it passes the loss that EST ends with by then, and untrained.
+    """
+    if curvature is None or spec.corpus != "python":
+        return None
+    total = spec.settings.steps
+    late = [step for step in curvature.steps(total) if step >= 7 * total // FIFTEENTHS]
+    early = [0, 6 * total // FIFTEENTHS] if label == "full" else []
+    return replace(scale.downstream, steps=(*early, *late))
+
+
+def _spec(
+    scale: FlatnessScale, language: Language, variant: Variant, corpus: str, *, seed: int, lr: float
+) -> TrainSpec:
+    steps = round(variant.share * scale.steps)
+    settings = Settings(
+        steps=steps,
+        lr=lr,
+        warmup=steps // 10,
+        log_every=max(1, steps // 20),
+        eval_every=steps // FIFTEENTHS,
+        save_every=steps,
+        keep_every=steps // FIFTEENTHS,
+    )
+    return TrainSpec(
+        preset=language.preset,
+        method=variant.method,
+        options=variant.options,
+        corpus=corpus,
+        batch_size=language.batch_size,
+        seq_len=language.seq_len,
+        validation_tokens=scale.validation_tokens,
+        seed=seed,
+        settings=replace(settings, **variant.settings),
+    )
+
+
+def run_entries(runs: Iterable[Entry], *, root: Path, workers: int) -> pd.DataFrame:
+    """The rows of every run, with the contender as their method and the columns corpus (text or hmm) and lr.
+
+    Args:
+        runs: from `entries`.
+        root: folder of all runs; those that are not finished there are trained.
+        workers: processes at once; 0 runs them one after the other in this process.
+    """
+    together: dict[tuple, list[Entry]] = {}  # a sweep has one text and measures one thing
+    for entry in runs:
+        together.setdefault((entry.language, entry.curvature), []).append(entry)
+    return pd.concat([_labelled(group, root, workers) for group in together.values()], ignore_index=True)
+
+
+def _labelled(runs: list[Entry], root: Path, workers: int) -> pd.DataFrame:
+    specs = [entry.spec for entry in runs]
+    rows = run_all(Sweep(specs=specs, root=root, workers=workers, after=runs[0].after))
+    data = prepare_data(specs[0])
+    names = [run_id(spec, data_hash=data.hash) for spec in specs]
+    kept = [(name, run.label, run.language, run.spec.settings.lr) for name, run in zip(names, runs, strict=True)]
+    labels = pd.DataFrame(kept, columns=["run_id", "method", "corpus", "lr"])
+    return rows.drop(columns="method").merge(labels, on="run_id", validate="many_to_one")
+
+
+def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of every run, and what a report should know of how they were made."""
+    scale = SCALES[request.scale]
+    scale = replace(scale, seeds=tuple(range(request.seeds))) if request.seeds else scale
+    runs = entries(scale, corpus=request.corpus)
+    spec = runs[0].spec
+    size, tokens = num_parameters(spec), scale.steps * spec.batch_size * spec.seq_len
+    request.say(f"flatness, {request.scale} scale: {len(runs)} runs of about {scale.steps} steps ({scale.cost})")
+    return run_entries(runs, root=request.runs, workers=request.workers or 2), {
+        "corpus": ", ".join(dict.fromkeys(entry.spec.corpus for entry in runs)),
+        "num_parameters": size,
+        "tokens_per_run": tokens,
+        "tokens_per_parameter": tokens / size,
+        "seeds": sorted({entry.spec.seed for entry in runs}),
+    }
+
+
+STUDY = Study(
+    name="flatness",
+    description="Hessian and Fisher traces along training, group by group, at equal steps and at equal loss",
+    version=1,
+    scales={name: scale.cost for name, scale in SCALES.items()},
+    measure=measure,
+)

@@ -1,0 +1,311 @@
+"""Flatness along training: traces by method and group of parameters, against steps and against loss, and Table 5."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from .intervals import over_seeds
+from .style import MethodStyle, in_order, method_style, rows_of, style
+
+CORPORA = {"text": "Python source", "hmm": "hidden Markov model"}
+# Sums of groups; what EST samples are heads (attention) and columns (mlp), and layers, which are made of them.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "whole model": ("hessian_trace",),
+    "embeddings": ("hessian_trace_tokens", "hessian_trace_positions"),
+    "attention and MLP": ("hessian_trace_attention", "hessian_trace_mlp"),
+}
+# Of the stacked bars, from below: colour and hatch.
+_PARTS = {
+    "tokens": ("#0072B2", ""),
+    "positions": ("#56B4E9", "///"),
+    "attention": ("#E69F00", ""),
+    "mlp": ("#F5D9A0", "..."),
+    "norms": ("#5A5A5A", ""),
+}
+_LOOKS = {
+    "full/est-rate": {"colour": "#8A8A8A", "marker": "D", "linestyle": ":"},
+    "est/decayed-embeddings": {"colour": "#56B4E9", "marker": "v", "linestyle": (0, (1, 1))},
+    "est/unscaled": {"colour": "#009E73", "marker": "P", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+}
+_RATIOS = {
+    "EST: attention and MLP": ("est", GROUPS["attention and MLP"]),
+    "EST: embeddings": ("est", GROUPS["embeddings"]),
+    "EST: Fisher trace": ("est", ("fisher_trace",)),
+    "EST: scale-invariant": ("est", ("scale_invariant",)),
+}
+_WIDEST = 1.4  # times the largest value seen: what of an interval is beyond that leaves the panel
+_AXIS = "trace of the loss Hessian"
+
+
+def variant_look(method: str) -> MethodStyle:
+    """The style of a contender of the study; those that share a method differ."""
+    return replace(method_style(method), **_LOOKS.get(method, {}))
+
+
+def _measured(frame: pd.DataFrame, metrics: tuple[str, ...]) -> pd.DataFrame:
+    """Columns corpus, method, seed, step, value (the sum of `metrics`) and loss, where both were measured."""
+    if "corpus" not in frame.columns:
+        raise ValueError("no flatness to draw: the frame has no column corpus")
+    keys = ["corpus", "method", "seed", "step"]
+    whole = rows_of(frame, metrics[0])[[*keys, "value"]].set_index(keys)["value"]
+    for metric in metrics[1:]:
+        whole = whole + rows_of(frame, metric).set_index(keys)["value"]
+    losses = rows_of(frame, "validation_loss").set_index(keys)["value"]
+    return pd.DataFrame({"value": whole, "loss": losses}).dropna().reset_index()
+
+
+def summarise_flatness(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trace of every measured checkpoint and its validation loss, of the whole model and of parts of it.
+
+    Returns:
+        Columns corpus, method, seed, step, value, loss and group (a key of `GROUPS`); methods that were measured at one
+        step only are left out.
+    """
+    found = pd.concat([_measured(frame, metrics).assign(group=group) for group, metrics in GROUPS.items()])
+    several = found.groupby(["corpus", "method"])["step"].transform("nunique") > 1
+    return found[several].reset_index(drop=True)
+
+
+def _at_loss(run: pd.DataFrame, level: float, values: np.ndarray) -> float:
+    """`values` where `run` last passed the loss `level`, linear in the loss; missing where it did not."""
+    losses = run["loss"].to_numpy()
+    if level == losses[-1]:
+        return float(values[-1])
+    above = np.flatnonzero(losses[:-1] >= level)
+    if level < losses[-1] or not len(above):
+        return float("nan")
+    at = above[-1]
+    return float(np.interp(level, losses[[at + 1, at]], values[[at + 1, at]]))
+
+
+def _pairs(measured: pd.DataFrame, method: str, baseline: str = "full"):
+    """(corpus, seed, run of `method`, run of `baseline`) of each pair, in the order of steps."""
+    for (corpus, seed), runs in measured.sort_values("step").groupby(["corpus", "seed"]):
+        ours, theirs = (runs[runs["method"] == name] for name in (method, baseline))
+        if len(ours) and len(theirs):
+            yield corpus, seed, ours, theirs
+
+
+def summarise_flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """Log of every method's trace over the full model's at equal loss, and of parts of EST's.
+
+    The run that ended lower is read where it last passed the other's final loss.
+
+    Returns:
+        Columns label, method, corpus, seed and value; what cannot be read is left out.
+    """
+    whole = summarise_flatness(frame)
+    methods = [name for name in in_order(whole["method"]) if name != "full"]
+    asked = {variant_look(name).label: (name, GROUPS["whole model"]) for name in methods} | _RATIOS
+    rows = []
+    for label, (method, metrics) in asked.items():
+        for corpus, seed, ours, theirs in _pairs(_measured(frame, metrics), method):
+            level = max(ours["loss"].iloc[-1], theirs["loss"].iloc[-1])
+            with np.errstate(invalid="ignore", divide="ignore"):
+                read = [_at_loss(run, level, np.log(run["value"].to_numpy())) for run in (ours, theirs)]
+            rows.append((label, method, corpus, seed, read[0] - read[1]))
+    return pd.DataFrame(rows, columns=["label", "method", "corpus", "seed", "value"]).dropna(ignore_index=True)
+
+
+def summarise_table_5(frame: pd.DataFrame) -> pd.DataFrame:
+    """The full model's and EST's trace at equal loss, group by group: means over seeds.
+
+    Returns:
+        Columns corpus, method, part, value and loss.
+    """
+    rows = []
+    for part in _PARTS:
+        for corpus, seed, ours, theirs in _pairs(_measured(frame, (f"hessian_trace_{part}",)), "est"):
+            level = max(ours["loss"].iloc[-1], theirs["loss"].iloc[-1])
+            for method, run in (("full", theirs), ("est", ours)):
+                rows.append((corpus, method, part, seed, _at_loss(run, level, run["value"].to_numpy()), level))
+    table = pd.DataFrame(rows, columns=["corpus", "method", "part", "seed", "value", "loss"]).dropna()
+    return table.groupby(["corpus", "method", "part"], as_index=False)[["value", "loss"]].mean()
+
+
+def draw_flatness(rows: pd.DataFrame, ax: Axes, against: str = "step") -> Axes:
+    """One line a method through its means over seeds, bars the range over seeds; logarithmic.
+
+    A trace that is not positive, lost in its noise, is left out.
+
+    Args:
+        rows: one corpus and group of `summarise_flatness`.
+        ax: where.
+        against: `step`, or `loss`, which falls to the right.
+    """
+    for method in in_order(rows["method"]):
+        look, runs = variant_look(method), rows[(rows["method"] == method) & (rows["value"] > 0)]
+        steps = runs.groupby("step")
+        mean, x = np.exp(np.log(runs["value"]).groupby(runs["step"]).mean()), steps[against].mean()
+        ax.vlines(x, steps["value"].min(), steps["value"].max(), color=look.colour, lw=1, alpha=0.7)
+        ax.plot(
+            x,
+            mean,
+            color=look.colour,
+            ls=look.linestyle,
+            marker=look.marker,
+            ms=4.5,
+            lw=1.4,
+            label=look.label,
+            gid=f"mean:{method}",
+        )
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    if against == "loss":
+        ax.invert_xaxis()
+    return ax
+
+
+def flatness_along_training(frame: pd.DataFrame) -> Figure:
+    """Traces along training, a row a language: the whole model, embeddings and blocks by step; the whole by loss."""
+    found = summarise_flatness(frame)
+    corpora = [name for name in CORPORA if name in set(found["corpus"])]
+    with style():
+        figure = Figure(figsize=(11.6, 2.75 * len(corpora) + 0.7), layout="constrained")
+        grid = figure.subplots(len(corpora), len(GROUPS) + 1, squeeze=False)
+        for corpus, axes in zip(corpora, grid, strict=True):
+            rows = found[found["corpus"] == corpus]
+            for group, ax in zip(GROUPS, axes, strict=False):
+                draw_flatness(rows[rows["group"] == group], ax)
+            draw_flatness(rows[rows["group"] == "whole model"], axes[-1], against="loss")
+            axes[0].set_ylabel(f"{CORPORA[corpus]}\n{_AXIS}")
+        for title, ax in zip((*GROUPS, "whole model, by loss"), grid[0], strict=True):
+            ax.set_title(title)
+        for ax in grid[-1, :-1]:
+            ax.set_xlabel("step")
+        grid[-1, -1].set_xlabel("validation loss (nats per token)")
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def flatness_ratios(frame: pd.DataFrame, published: Mapping[str, float] | None = None) -> Figure:
+    """Every method's trace over the full model's at equal loss, a panel a language: means, 95 % intervals, seeds.
+
+    An interval that leaves the panel is wider than what was seen.
+
+    Args:
+        frame: tidy rows with the column corpus.
+        published: the traces of Table 5, `full` and `est`; a dotted line is their ratio.
+    """
+    ratios = summarise_flatness_ratios(frame)
+    labels = list(dict.fromkeys(ratios["label"]))
+    corpora = [name for name in CORPORA if name in set(ratios["corpus"])]
+    with style():
+        figure = Figure(figsize=(2.6 + 3.3 * len(corpora), 1.1 + 0.32 * len(labels)), layout="constrained")
+        for corpus, ax in zip(corpora, figure.subplots(1, len(corpora), sharey=True, squeeze=False)[0], strict=True):
+            rows = ratios[ratios["corpus"] == corpus]
+            _draw_ratios(rows, labels, ax)
+            ax.set_title(CORPORA[corpus])
+            if published:
+                value = published["est"] / published["full"]
+                ax.axvline(value, color="#0072B2", lw=1.1, ls=":", gid="published")
+                ax.annotate(
+                    f"Table 5: {value:.2f}",
+                    (value, 1.0),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(3, -3),
+                    textcoords="offset points",
+                    va="top",
+                    fontsize=8.5,
+                    color="#0072B2",
+                )
+        figure.supxlabel("trace over the full model's, at equal loss", fontsize=10)
+    return figure
+
+
+def _draw_ratios(rows: pd.DataFrame, labels: list[str], ax: Axes) -> None:
+    means = over_seeds(rows, ["label", "method"]).set_index("label")
+    for place, label in enumerate(reversed(labels)):
+        if label not in means.index:
+            continue
+        row = means.loc[label]
+        look = variant_look(str(row["method"]))
+        if row["seeds"] > 1:
+            ax.plot(np.exp([row["low"], row["high"]]), [place, place], color=look.colour, lw=1.6)
+        ax.plot(
+            np.exp(rows.loc[rows["label"] == label, "value"]), [place] * int(row["seeds"]), "|", color=look.colour, ms=7
+        )
+        ax.plot(np.exp(row["mean"]), place, marker=look.marker, color=look.colour, ms=6.5, ls="", gid=f"mean:{label}")
+    ax.axvline(1, color="#000000", lw=0.8)
+    ax.set_xscale("log")
+    low, high = np.exp(rows["value"].min()), np.exp(rows["value"].max())
+    widest = means.loc[means["seeds"] > 1, "high"].max()
+    within = min(np.exp(widest), _WIDEST * high) if np.isfinite(widest) else high
+    ax.set_xlim(min(0.17, 0.9 * low), max(2.0, 1.15 * high, 1.08 * within))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_yticks(range(len(labels)), list(reversed(labels)))
+    ax.set_ylim(-0.6, len(labels) - 0.4)
+    ax.tick_params(axis="y", length=0)
+
+
+def table_5(frame: pd.DataFrame, published: Mapping[str, float] | None = None) -> Figure:
+    """Traces at equal loss as bars, split over groups, beside the paper's; every panel has a scale of its own.
+
+    Args:
+        frame: tidy rows with the column corpus.
+        published: the traces of Table 5, `full` and `est`.
+    """
+    table = summarise_table_5(frame)
+    corpora = [name for name in CORPORA if name in set(table["corpus"])]
+    count = len(corpora) + bool(published)
+    with style():
+        figure = Figure(figsize=(2.5 * count + 1.4, 3.3), layout="constrained")
+        axes = list(figure.subplots(1, count, squeeze=False)[0])
+        if published:
+            ax = axes.pop(0)
+            values = [published["full"], published["est"]]
+            ax.bar((0, 1), values, width=0.62, color="#FFFFFF", edgecolor="#000000", lw=1)
+            _finish_bars(ax, values, "GPT-2, the paper\n(3.06 and 3.05 nats)")
+        for corpus, ax in zip(corpora, axes, strict=True):
+            rows = table[table["corpus"] == corpus]
+            tops = _stack(rows, ax)
+            _finish_bars(ax, tops, f"{CORPORA[corpus]}\n(both {rows['loss'].iloc[0]:.2f} nats)")
+        figure.axes[0].set_ylabel(_AXIS)
+        handles, labels = figure.axes[-1].get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside right center")
+    return figure
+
+
+def _stack(rows: pd.DataFrame, ax: Axes) -> list[float]:
+    """Bars of the full model and EST; the height of each. A part that is negative hangs below 0."""
+    tops = [0.0, 0.0]
+    bottoms = [0.0, 0.0]
+    for part, (colour, hatch) in _PARTS.items():
+        values = [
+            rows.loc[(rows["method"] == name) & (rows["part"] == part), "value"].sum() for name in ("full", "est")
+        ]
+        base = [top if value >= 0 else bottom for top, bottom, value in zip(tops, bottoms, values, strict=True)]
+        name = {"mlp": "MLP"}.get(part, part)
+        ax.bar(
+            (0, 1), values, bottom=base, width=0.62, color=colour, hatch=hatch, edgecolor="#333333", lw=0.5, label=name
+        )
+        tops = [top + max(value, 0) for top, value in zip(tops, values, strict=True)]
+        bottoms = [bottom + min(value, 0) for bottom, value in zip(bottoms, values, strict=True)]
+    return tops
+
+
+def _finish_bars(ax: Axes, tops: list[float], title: str) -> None:
+    for place, top in enumerate(tops):
+        ax.annotate(
+            f"{top:.0f}" if top >= 100 else f"{top:.3g}",
+            (place, top),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
+    ax.set_xticks((0, 1), [method_style(name).label for name in ("full", "est")])
+    ax.set_xlim(-0.6, 1.6)
+    ax.set_ylim(top=1.13 * max(tops))
+    ax.set_title(title)
+    ax.grid(False, axis="x")

@@ -1,0 +1,68 @@
+"""Table and headline of EST's ablations."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from est_analysis.claims import NotMeasured, Verdict, final, saving
+from est_analysis.claims.checks import final_loss_gap
+from est_analysis.plots import in_order, method_style
+
+from .tables import MISSING, cell, spread, tally
+
+
+def _gap(frame: pd.DataFrame, method: str) -> str:
+    try:
+        found = final_loss_gap(frame, method)
+    except NotMeasured:
+        return MISSING
+    interval = "" if found.interval is None else f" [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]"
+    return f"{found.effect:+.3f}{interval}"
+
+
+def _price(frame: pd.DataFrame, method: str) -> pd.Series:
+    ours, full = (final(frame, name, "validation_loss") for name in (method, "full"))
+    return (10 * (ours - full) / saving(frame, method)).dropna()
+
+
+def ablations_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a contender: learning rate, final loss, its distance from the full model, savings, loss per saving."""
+
+    def row(method: str) -> dict[str, str]:
+        rows = frame[frame["method"] == method]
+        full = method == "full"
+        return {
+            "contender": method_style(method).label,
+            "schedule": ", ".join(sorted(rows["schedule"].unique())),
+            "seeds": str(rows["seed"].nunique()),
+            "learning rate": f"{rows['lr'].iloc[0]:g}" if "lr" in rows else MISSING,
+            "final validation loss": cell(lambda: final(frame, method, "validation_loss"), spread),
+            "minus the full model's [95 %]": MISSING if full else _gap(frame, method),
+            "layer FLOPs saved": cell(lambda: saving(frame, method), lambda part: f"{part.mean():.1f} %"),
+            "total FLOPs saved": cell(
+                lambda: saving(frame, method, "total_flops"), lambda part: f"{part.mean():.1f} %"
+            ),
+            "nats per 10 % of layer FLOPs": MISSING
+            if full
+            else cell(lambda: _price(frame, method), lambda price: f"{price.mean():+.4f}"),
+        }
+
+    return pd.DataFrame([row(method) for method in in_order(frame["method"])])
+
+
+def ablations_headline(frame: pd.DataFrame, verdicts: Iterable[Verdict], scale: str) -> str:
+    """The ablations in two sentences: what lost least for what it saved, and how many claims held."""
+    try:
+        prices = {m: _price(frame, m).mean() for m in frame["method"].unique() if m != "full"}
+    except NotMeasured:
+        prices = {}
+    best = min(prices, key=prices.__getitem__, default=None)
+    opening = "Nothing to compare with the full model"
+    if best:
+        opening = (
+            f"Least loss for the layer FLOPs saved: {method_style(best).label}, {prices[best]:+.4f} nats per 10 % "
+            "against the full model of as many steps"
+        )
+        if "est" in prices:
+            opening += f" (EST {prices['est']:+.4f})"
+    return f"{opening}. {tally(verdicts, scale)}"

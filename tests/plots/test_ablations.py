@@ -1,0 +1,116 @@
+"""Figures of ablations whose every effect is known, and that committing loses nothing."""
+
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+
+from est_analysis import plots
+from est_analysis.claims import CLAIMS, judge
+from est_analysis.claims.est_ablations import TABLE_3
+from est_analysis.exhibits.thin import thin
+
+TESTS = Path(__file__).parents[1]
+GAPS, SAVED, ablation_frame = map(
+    run_path(str(TESTS / "synthetic_ablations.py")).get, ("GAPS", "SAVED", "ablation_frame")
+)
+SCRIPT = TESTS.parent / "paper_figures" / "est_ablations.py"
+
+
+def marks(figure, kind):
+    """Horizontal places of all marks of one kind, by method."""
+    found = {}
+    for ax in figure.axes:
+        for line in ax.lines:
+            if (line.get_gid() or "").startswith(f"{kind}:"):
+                found.setdefault(line.get_gid().split(":")[1], []).append(line.get_xdata()[0])
+    return found
+
+
+def test_every_run_is_paired_with_the_full_models_of_its_seed():
+    points = plots.summarise_ablations(ablation_frame())
+    assert len(points) == 3 * len(GAPS)
+    assert points.groupby("method")["gap"].mean().to_dict() == pytest.approx(GAPS)
+    assert points.groupby("method")["saved"].mean().to_dict() == pytest.approx(SAVED, abs=1e-9)
+
+
+def test_a_run_without_its_baseline_is_left_out():
+    frame = ablation_frame()
+    points = plots.summarise_ablations(frame[~((frame["method"] == "full") & (frame["seed"] == 1))])
+    assert set(points["seed"]) == {0, 2}
+
+
+def test_components_and_their_sums():
+    frame = ablation_frame()
+    figure = plots.ablation_components(frame)
+    means = marks(figure, "mean")
+    assert means["est/only-mlp"] == pytest.approx([0.002, 10 * 0.002 / SAVED["est/only-mlp"]])
+    sums = plots.sums_of_single(plots.summarise_ablations(frame))
+    assert sums == pytest.approx(
+        {"est/two-stage-b": 0.002, "est/heads-layers": 0.005, "est/mlp-layers": 0.007, "est": 0.007}
+    )
+    assert {name: places[0] for name, places in marks(figure, "sum").items()} == pytest.approx(sums)
+
+
+def test_a_sum_needs_all_of_its_parts():
+    frame = ablation_frame()
+    points = plots.summarise_ablations(frame[frame["method"] != "est/only-layers"])
+    assert plots.sums_of_single(points).keys() == {"est/two-stage-b"}
+
+
+def test_schedules_stand_at_their_savings():
+    left, right = plots.ablation_schedules(ablation_frame()).axes
+    places = {text.get_gid(): text.xy for text in left.texts if (text.get_gid() or "").startswith("name:")}
+    assert places["name:est/one-stage"] == pytest.approx((50.0, 0.3))
+    assert len(places) == 9
+    (line,) = (line for line in left.lines if line.get_gid() == "shorter")
+    assert line.get_xdata() == pytest.approx([0.0, 26.7, 50.0])
+    drawn = {line.get_gid().removeprefix("mean:") for line in right.lines if (line.get_gid() or "").startswith("mean:")}
+    assert drawn >= {"short", "est", "est/bernoulli", "est/unscaled", "est/linear"}
+
+
+def test_every_contender_is_drawn_somewhere():
+    frame = ablation_frame()
+    texts = [text.get_gid() for text in plots.ablation_schedules(frame).axes[0].texts]
+    drawn = {gid.removeprefix("name:") for gid in texts}
+    for figure in (plots.ablation_schedules(frame), plots.ablation_components(frame)):
+        drawn |= marks(figure, "mean").keys()
+    assert drawn | {"full", "short/half"} == GAPS.keys()
+
+
+def test_table_3_has_both_on_one_scale():
+    figure = plots.table_3(ablation_frame(), TABLE_3)
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim()
+    assert marks(figure, "published")["est/one-stage"] == pytest.approx([0.3])
+    assert marks(figure, "published")["est"] == pytest.approx([-0.01])
+    assert marks(figure, "mean")["est/one-stage"] == pytest.approx([0.3])
+
+
+@pytest.mark.parametrize(
+    "draw", [plots.ablation_components, plots.ablation_schedules, lambda frame: plots.table_3(frame, {"full": 3.0})]
+)
+def test_other_frames_are_refused(draw):
+    frame = ablation_frame()
+    with pytest.raises(ValueError, match="to draw"):
+        draw(frame[frame["method"] == "full"])
+    with pytest.raises(ValueError, match="no run of 'full'"):
+        draw(frame[frame["method"] != "full"])
+
+
+def test_the_script_draws_three_figures(tmp_path):
+    ablation_frame().to_csv(tmp_path / "est_ablations_quick.csv", index=False)
+    assert run_path(str(SCRIPT))["main"](arguments=["--data", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"est_components", "est_schedules", "est_table3"}
+
+
+def test_nothing_that_counts_is_lost_in_committing():
+    frame = ablation_frame()
+    thinned = thin(frame)
+    assert set(thinned["metric"]) == {"validation_loss", "stage", "layer_flops", "total_flops"}
+    assert len(thinned) < len(frame)
+    claims = [claim for claim in CLAIMS.values() if claim.recipe == "est-ablations"]
+    for whole, part in zip(judge(claims, frame, "quick"), judge(claims, thinned, "quick"), strict=True):
+        assert part.verdict == whole.verdict
+        assert part.effect == pytest.approx(whole.effect, abs=1e-4)
+    assert len(plots.summarise_ablations(thinned)) == len(plots.summarise_ablations(frame))

@@ -1,0 +1,45 @@
+"""Figures of downstream proxies on known effects."""
+
+from pathlib import Path
+from runpy import run_path
+
+import numpy as np
+import pytest
+
+from est_analysis import plots
+
+PLANTED = run_path(str(Path(__file__).parents[1] / "synthetic_downstream.py"))
+downstream_frame, SHIFTS, LOSSES = (PLANTED[name] for name in ("downstream_frame", "SHIFTS", "LOSSES"))
+
+
+def test_final_scores_are_in_percent_with_chance():
+    found = plots.summarise_downstream(downstream_frame(slope=0))
+    assert len(found) == 4 * len(LOSSES) * 3
+    one = found[(found["method"] == "est") & (found["seed"] == 1)]
+    assert one["value"].to_numpy() == pytest.approx(60 - 10 * LOSSES["est"] + SHIFTS["est"] + 0.2)
+    assert set(found["chance"]) == {10.0}
+
+
+def test_what_is_left_of_score_and_trace_lies_on_the_planted_line():
+    found = plots.summarise_score_and_trace(downstream_frame(shifts=dict.fromkeys(SHIFTS, 0.0)))
+    slope, height = np.polyfit(found["log_trace_left"], found["score_left"], 1)
+    assert slope == pytest.approx(-PLANTED["SLOPE"], abs=1e-6)
+    assert height == pytest.approx(0, abs=1e-6)
+    assert set(found["step"]) == set(PLANTED["STEPS"])
+
+
+def test_every_method_and_chance_is_drawn():
+    figure = plots.downstream_scores(downstream_frame())
+    for ax in figure.axes:
+        drawn = {line.get_gid() for line in ax.lines}
+        assert {f"mean:{method}" for method in LOSSES} <= drawn
+        assert "chance 10 %" in ax.get_title()
+    figure = plots.downstream_against_trace(downstream_frame())
+    assert {line.get_gid() for line in figure.axes[1].lines} == {*(f"left:{method}" for method in LOSSES), "line"}
+
+
+def test_a_frame_of_another_recipe_says_what_it_lacks():
+    with pytest.raises(ValueError, match="no column corpus"):
+        plots.downstream_scores(downstream_frame().drop(columns="corpus"))
+    with pytest.raises(ValueError, match="downstream_last_word"):
+        plots.downstream_scores(downstream_frame().query("metric == 'validation_loss'"))
