@@ -209,13 +209,22 @@ def snippets(part: Split, count: int, length: int) -> tuple[Snippet, ...]:
         count: of every package.
         length: in characters.
 
+    They do not overlap, unless a package is too small for that: then by half, or by three quarters.
+
     Raises:
-        InputError: a package has fewer that do not overlap.
+        InputError: a package has fewer even so.
     """
     found = []
     for label, package in enumerate(packages()):
         texts = [_read(path) for path in _package_files(package, part)]
-        pieces = [text[start : start + length] for text in texts for start in range(0, len(text) - length + 1, length)]
+        pieces: list[str] = []
+        for stride in (length, length // 2, length // 4):
+            if len(pieces) < count:
+                pieces = [
+                    text[start : start + length]
+                    for text in texts
+                    for start in range(0, len(text) - length + 1, max(1, stride))
+                ]
         chosen = _enough(len(pieces), count, f"package {package} ({part})")
         found += [Snippet(text=pieces[index], label=label) for index in chosen]
     return tuple(found)

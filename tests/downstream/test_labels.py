@@ -86,3 +86,12 @@ def test_more_than_there_is_is_refused_with_the_number_there_is():
         last_words(1_000_000, 100)
     with pytest.raises(InputError, match=r"1000000 pieces of package \w+ \(train\)"):
         snippets("train", 1_000_000, 100)
+
+
+@pytest.mark.parametrize("length", [128, 256])
+def test_a_small_package_has_enough_pieces_of_a_longer_window(length):
+    """What `est eval` asks for by default, at the windows of our presets."""
+    found = labels.snippets("train", 120, length)
+    assert {len(piece.text) for piece in found} == {length}
+    counts = [sum(piece.label == label for piece in found) for label in range(labels.NUM_PACKAGES)]
+    assert counts == [120] * labels.NUM_PACKAGES
