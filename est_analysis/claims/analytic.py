@@ -91,10 +91,11 @@ def schedule_speed_up(evidence: Any, *, schedule: str, model: str, confirmed: bo
     return Measured(effect=effect, interval=(effect, effect) if confirmed else None, unit="x", seeds=0, detail=detail)
 
 
-def _claim(
+def exact_claim(
     id: str, locus: str, statement: str, threshold: str, region: tuple[float, float], check: Callable[[Any], Measured],
     *, paper: str = _EST, by_hand: str = "est audit",
 ) -> Claim:  # fmt: skip
+    """A claim that is judged on the book of printed numbers."""
     return Claim(
         id=id,
         paper=paper,
@@ -109,7 +110,7 @@ def _claim(
 
 
 def _saving(topic: str, locus: str, statement: str, printed: float, at: tuple[str, str]) -> Claim:
-    return _claim(
+    return exact_claim(
         f"est.printed-savings.{topic}",
         locus,
         statement,
@@ -120,7 +121,7 @@ def _saving(topic: str, locus: str, statement: str, printed: float, at: tuple[st
 
 
 def _speed_up(topic: str, locus: str, statement: str, table: str, how: str) -> Claim:
-    return _claim(
+    return exact_claim(
         f"est.printed-speed-ups.{topic}",
         locus,
         statement,
@@ -132,12 +133,12 @@ def _speed_up(topic: str, locus: str, statement: str, table: str, how: str) -> C
 
 def _agreement(id: str, locus: str, statement: str, *at: tuple[str, str, str]) -> Claim:
     threshold = "none of the printed numbers lies outside of what the others and their rounding allow"
-    return _claim(id, locus, statement, threshold, (-inf, 0.5), partial(disagreeing, at=at))
+    return exact_claim(id, locus, statement, threshold, (-inf, 0.5), partial(disagreeing, at=at))
 
 
 def _schedule(topic: str, locus: str, statement: str, printed: str, **schedule) -> Claim:
     half = 0.5 * 10.0 ** -len(printed.partition(".")[2])
-    return _claim(
+    return exact_claim(
         f"raptr.schedule-costs.{topic}",
         locus,
         statement,
@@ -229,7 +230,7 @@ _CLAIMS = (
         "The GLUE scores beside the Hessian traces are those of the models' other table.",
         *(("Table 5", row, "GLUE") for row in ("Original", "EST")),
     ),
-    _claim(
+    exact_claim(
         "est.printed-numbers.gpt2-size",
         "Section 4.1",
         "The GPT-2 that EST trains has 117M parameters.",
@@ -237,7 +238,7 @@ _CLAIMS = (
         (116.5, 117.5),
         partial(recomputed, at=("section 4.1", "GPT2", "parameters"), unit="M parameters", size=1e6),
     ),
-    _claim(
+    exact_claim(
         "est.printed-numbers.tinyllama-tokens",
         "Section 4.2",
         "TinyLlama was trained on 130B tokens.",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from .claim import Measured, NotMeasured
-from .statistics import common_seeds, final_pair, over_seeds, runs_of, transitions
+from .statistics import common_seeds, final_pair, over_seeds, runs_of, speed_up, t_interval, transitions
 
 
 def final_loss_gap(frame: pd.DataFrame, method: str) -> Measured:
@@ -12,6 +12,24 @@ def final_loss_gap(frame: pd.DataFrame, method: str) -> Measured:
     ours, theirs = final_pair(frame, method, "validation_loss")
     detail = f"final validation loss {ours.mean():.4f} ({method}) against {theirs.mean():.4f} (full)"
     return over_seeds(ours - theirs, unit="nats", detail=detail)
+
+
+def whole_run_speed_up(frame: pd.DataFrame, method: str) -> Measured:
+    """Wall-clock speed-up of the whole run (geometric mean over seeds), beside what the FLOPs allow."""
+    logs = np.log(speed_up(frame, method))
+    interval = t_interval(logs)
+    try:
+        ours, theirs = final_pair(frame, method, "total_flops")
+        allowed = f"the total FLOPs allow {float((theirs / ours).mean()):.3f}x"
+    except NotMeasured as missing:
+        allowed = f"what the FLOPs allow is unknown ({missing})"
+    return Measured(
+        effect=float(np.exp(logs.mean())),
+        interval=None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1]))),
+        unit="x",
+        seeds=len(logs),
+        detail=allowed,
+    )
 
 
 def excess_fall(loss: pd.Series, step: int) -> float:

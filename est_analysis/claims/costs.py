@@ -1,29 +1,25 @@
 """What the papers say of costs and times beside their savings: of all FLOPs, of a module, of larger micro-batches.
 
-Exact but for RaPTr's speed-up, which is measured: they follow from schedules, sizes and printed times. Their regions
-are the papers' printed numbers or directions. They were added after the other claims, when the registry was checked
-against the papers' text, and the step times of `reproduce` had been measured by then.
+Exact: they follow from schedules, sizes and printed times. Their regions are the papers' printed numbers or directions.
+They were added after the other claims, when the registry was checked against the papers' text.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from est_analysis.errors import InputError
 
+from .analytic import exact_claim
 from .claim import Claim, Measured, NotMeasured
-from .statistics import speed_up, t_interval
 
 if TYPE_CHECKING:
     from .book import Book
 
-_EST, _RAPTR = "EST, arXiv 2406.06962", "RaPTr, arXiv 2402.05913"
 _MODELS = {"gpt2": "GPT-2", "tinyllama": "TinyLlama"}
 
 
@@ -124,75 +120,45 @@ def growth_with_micro_batch(evidence: Any, *, table: str, module: str) -> Measur
     return _exact(low, high, "x from one to the next", f"printed times give {each}")
 
 
-def measured_speed_up(frame: pd.DataFrame, method: str) -> Measured:
-    """Wall-clock speed-up of the whole run, geometric mean over seeds."""
-    logs = np.log(speed_up(frame, method))
-    interval = t_interval(logs)
-    return Measured(
-        effect=float(np.exp(logs.mean())),
-        interval=None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1]))),
-        unit="x",
-        seeds=len(logs),
-        detail="measured on a CPU; the paper reports 1.26x for BERT-base on its accelerators",
-    )
-
-
-def _claim(
-    id: str, locus: str, statement: str, threshold: str, region: tuple[float, float], check: Callable[[Any], Measured],
-    by_hand: str,
-) -> Claim:  # fmt: skip
-    return Claim(
-        id=id,
-        paper=_EST,
-        locus=locus,
-        statement=statement,
-        threshold=threshold,
-        region=region,
-        recipe="audit",
-        check=check,
-        by_hand=by_hand,
-    )
-
-
 def _of_model(model: str, schedule: str, printed: float, tables: tuple[str, str]) -> list[Claim]:
     name, main, times = _MODELS[model], *tables
     flops, audit = f"est flops {schedule} --model {model}", "est audit"
     return [
-        _claim(
+        exact_claim(
             f"est.costs.total-{model}",
             f"Section 4, {main} ('{printed:g} % of training FLOPs'); the counting is eqs. 8-10, without the LM head",
             f"EST saves {printed:g} % of all FLOPs of training {name}, the LM head included.",
             f"the saving of all matrix-product FLOPs rounds to {printed:g} %",
             (printed - 0.05, printed + 0.05),
             partial(total_saving, schedule=schedule, model=model),
-            flops,
+            by_hand=flops,
         ),
-        _claim(
+        exact_claim(
             f"est.costs.speed-up-possible-{model}",
             f"{main} (1.22x)",
             f"{name}'s printed speed-up is no more than its FLOPs allow, the LM head included.",
             "speed-up that all FLOPs allow minus the printed one, above 0",
             (0.0, inf),
             partial(room_for_speed_up, schedule=schedule, model=model, table=main.removeprefix("Table ")),
-            flops,
+            by_hand=flops,
         ),
-        _claim(
+        exact_claim(
             f"est.costs.half-the-heads-{model}",
             "Section 3.2 (the cost of the MHA module is reduced to a fraction p_H)",
             f"With half of the query heads of {name} the attention module costs half.",
             "cost with half of the heads over that with all, between 0.495 and 0.505",
             (0.495, 0.505),
             partial(half_the_heads, model=model),
-            flops,
+            by_hand=flops,
         ),
-        _claim(
+        exact_claim(
             f"est.costs.micro-batch-{model}",
             f"Appendix A.3, {times} (as the batch size increases the speed-up does)",
             f"The GPU speed-up of {name}'s layers grows with the micro-batch.",
             "smallest step of the printed speed-up from one micro-batch to the next, above 0",
             (0.0, inf),
             partial(growth_with_micro_batch, table=times.removeprefix("Table "), module="Transformer layer"),
-            audit,
+            by_hand=audit,
         ),
     ]
 
@@ -200,24 +166,14 @@ def _of_model(model: str, schedule: str, printed: float, tables: tuple[str, str]
 _CLAIMS = (
     *_of_model("gpt2", "gpt2-est", 26.7, ("Table 2", "Table 8")),
     *_of_model("tinyllama", "tinyllama-est", 25.0, ("Table 4", "Table 9")),
-    _claim(
+    exact_claim(
         "est.costs.above-msg",
         "Section 4.1, Table 2 (higher acceleration than MSG: 26.7 against 24.4 %)",
         "EST saves more layer FLOPs on GPT-2 than Masked Structural Growth in the stages that EST gave it.",
         "difference of the savings by eqs. 8-10, above 0 percentage points",
         (0.0, inf),
         partial(saving_above, schedule="gpt2-est", other="gpt2-msg", model="gpt2"),
-        "est flops gpt2-msg --model gpt2",
-    ),
-    Claim(
-        id="raptr.speed-up",
-        paper=_RAPTR,
-        locus="BERT-base experiments (1.26x; there BERT, here a causal model)",
-        statement="A whole RaPTr run takes less wall-clock time than the full model's run of as many steps.",
-        threshold="measured speed-up of the optimizer steps, paired by seed, above 1",
-        region=(1.0, inf),
-        recipe="reproduce",
-        check=partial(measured_speed_up, method="raptr"),
+        by_hand="est flops gpt2-msg --model gpt2",
     ),
 )
 CLAIMS = {claim.id: claim for claim in _CLAIMS}

@@ -94,7 +94,7 @@ def est_ablations(data: DataFolder) -> Figures:
     return {
         "est_components": plots.ablation_components(frame),
         "est_schedules": plots.ablation_schedules(frame),
-        "est_table3": plots.table_3(frame, losses),
+        "est_ablations_table3": plots.table_3(frame, losses),
     }
 
 
@@ -106,7 +106,7 @@ def est_flatness(data: DataFolder) -> Figures:
     return {
         "est_flatness": plots.flatness_along_training(frame),
         "est_flatness_ratios": plots.flatness_ratios(frame, traces),
-        "est_table5": plots.table_5(frame, traces),
+        "est_flatness_table5": plots.table_5(frame, traces),
     }
 
 

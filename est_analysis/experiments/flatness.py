@@ -28,7 +28,8 @@ from est_analysis.experiments.along_training import (
     measure_curvature,
 )
 from est_analysis.experiments.downstream import DownstreamSettings, measure_downstream
-from est_analysis.experiments.run import num_parameters, prepare_data
+from est_analysis.experiments.facts import training_facts
+from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
 from est_analysis.experiments.sweep import Sweep, run_all
@@ -281,16 +282,10 @@ def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     scale = SCALES[request.scale]
     scale = replace(scale, seeds=tuple(range(request.seeds))) if request.seeds else scale
     runs = entries(scale, corpus=request.corpus)
-    spec = runs[0].spec
-    size, tokens = num_parameters(spec), scale.steps * spec.batch_size * spec.seq_len
+    corpora = ", ".join(dict.fromkeys(entry.spec.corpus for entry in runs))
+    facts = training_facts(runs[0].spec, corpus=corpora, seeds=(entry.spec.seed for entry in runs))
     request.say(f"flatness, {request.scale} scale: {len(runs)} runs of about {scale.steps} steps ({scale.cost})")
-    return run_entries(runs, root=request.runs, workers=request.workers or 2), {
-        "corpus": ", ".join(dict.fromkeys(entry.spec.corpus for entry in runs)),
-        "num_parameters": size,
-        "tokens_per_run": tokens,
-        "tokens_per_parameter": tokens / size,
-        "seeds": sorted({entry.spec.seed for entry in runs}),
-    }
+    return run_entries(runs, root=request.runs, workers=request.workers or 2), facts
 
 
 STUDY = Study(

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from est_analysis.experiments.contenders import CONTENDERS, Contender
-from est_analysis.experiments.run import num_parameters, prepare_data
+from est_analysis.experiments.facts import training_facts
+from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
 from est_analysis.experiments.sweep import Sweep, run_all
@@ -179,16 +180,10 @@ def run_entries(runs: Sequence[Entry], *, root: Path, workers: int) -> pd.DataFr
 def measure_entries(runs: Sequence[Entry], request: Request, *, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The labelled rows of `runs`, equal in batch and length of text, and what a report should know of them."""
     spec = next(entry.spec for entry in runs if entry.budget == 1)
-    size, workers, steps = num_parameters(spec), request.workers or 2, spec.settings.steps
+    facts = training_facts(spec, corpus=request.corpus, seeds=(entry.spec.seed for entry in runs))
+    steps, workers = spec.settings.steps, request.workers or 2
     request.say(f"{name}, {request.scale} scale: {len(runs)} runs of about {steps} steps, {workers} at once")
-    tokens = steps * spec.batch_size * spec.seq_len
-    return run_entries(runs, root=request.runs, workers=workers), {
-        "corpus": request.corpus,
-        "num_parameters": size,
-        "tokens_per_run": tokens,
-        "tokens_per_parameter": tokens / size,
-        "seeds": sorted({entry.spec.seed for entry in runs}),
-    }
+    return run_entries(runs, root=request.runs, workers=workers), facts
 
 
 def seeded(scale: GridScale, seeds: int | None) -> GridScale:

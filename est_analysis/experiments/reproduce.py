@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from est_analysis.experiments.facts import training_facts
 from est_analysis.experiments.final_trace import measure_trace
 from est_analysis.experiments.recipes import Recipe
-from est_analysis.experiments.run import num_parameters
 from est_analysis.experiments.sampling_loss import measure_sampling_loss
 from est_analysis.experiments.study import Request
 from est_analysis.experiments.sweep import Sweep, run_all
@@ -18,7 +18,8 @@ def measure(recipe: Recipe, request: Request) -> tuple[pd.DataFrame, dict[str, A
     scale = recipe.scale(request.scale)
     specs = recipe.specs(scale, corpus=request.corpus, seeds=request.seeds)
     workers = request.workers or (1 if scale.device.startswith("cuda") else 2)
-    size = num_parameters(specs[0])  # tokenizes: a bad corpus is refused before anything is announced
+    # It tokenizes: a bad corpus is refused before anything is announced.
+    facts = training_facts(specs[0], corpus=request.corpus, seeds=(spec.seed for spec in specs))
     request.say(
         f"{recipe.name}, {request.scale} scale: {len(specs)} runs of {scale.steps} steps, {workers} at once "
         f"({scale.cost})"
@@ -32,11 +33,4 @@ def measure(recipe: Recipe, request: Request) -> tuple[pd.DataFrame, dict[str, A
             after=(partial(measure_trace, scale), partial(measure_sampling_loss, scale)),
         )
     )
-    tokens = scale.steps * scale.batch_size * scale.seq_len
-    return frame, {
-        "corpus": request.corpus,
-        "num_parameters": size,
-        "tokens_per_run": tokens,
-        "tokens_per_parameter": tokens / size,
-        "seeds": sorted({spec.seed for spec in specs}),
-    }
+    return frame, facts

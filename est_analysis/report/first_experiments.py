@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from est_analysis.claims import NotMeasured, Verdict, final, saving
-from est_analysis.claims.first_experiments import WORDS, loss_gap, of_net, subnet_drop
+from est_analysis.claims.first_checks import loss_gap, of_net, subnet_drop
+from est_analysis.claims.first_experiments import WORDS
 from est_analysis.plots import in_order, method_style
 
 from .tables import MISSING, cell, spread, tally

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from est_analysis.claims.book import Book, read_book
+from est_analysis.claims.checks import whole_run_speed_up
 from est_analysis.claims.claim import NotMeasured, judge_one
-from est_analysis.claims.costs import CLAIMS, growth_with_micro_batch, half_the_heads, measured_speed_up, total_saving
+from est_analysis.claims.costs import CLAIMS, growth_with_micro_batch, half_the_heads, total_saving
 
 BOOK = read_book(Path(__file__).parents[2] / "paper_figures" / "data" / "published.csv")
 
@@ -60,5 +61,5 @@ def test_runs_are_not_their_evidence(make_frame):
 
 def test_the_speed_up_of_raptr_is_the_ratio_of_times(make_frame):
     # Stages of equal length at 0.6, 0.75, 0.9 and all of the full model's step time.
-    found = measured_speed_up(make_frame(), "raptr")
+    found = whole_run_speed_up(make_frame(), "raptr")
     assert (found.effect, found.seeds, found.unit) == (pytest.approx(4 / 3.25), 3, "x")

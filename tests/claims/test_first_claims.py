@@ -8,7 +8,8 @@ import pytest
 
 from est_analysis.claims import judge
 from est_analysis.claims.claim import NotMeasured
-from est_analysis.claims.first_experiments import CLAIMS, balance, jump_gap, loss_gap, penalty_error, sampling_cost_gap
+from est_analysis.claims.first_checks import balance, jump_gap, loss_gap, penalty_error, sampling_cost_gap
+from est_analysis.claims.first_experiments import CLAIMS
 
 synthetic = run_path(str(Path(__file__).parents[1] / "synthetic_first.py"))
 

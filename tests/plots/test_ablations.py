@@ -101,7 +101,7 @@ def test_other_frames_are_refused(draw):
 def test_the_script_draws_three_figures(tmp_path):
     ablation_frame().to_csv(tmp_path / "est_ablations_quick.csv", index=False)
     assert run_path(str(SCRIPT))["main"](arguments=["--data", str(tmp_path), "--out", str(tmp_path)]) == 0
-    assert {path.stem for path in tmp_path.glob("*.png")} == {"est_components", "est_schedules", "est_table3"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"est_components", "est_schedules", "est_ablations_table3"}
 
 
 def test_nothing_that_counts_is_lost_in_committing():

@@ -95,7 +95,7 @@ def test_the_script_draws_all_from_a_folder_of_data(tmp_path, capsys):
     flatness_frame().to_csv(tmp_path / "flatness_quick.csv", index=False)
     assert SCRIPT(arguments=["--out", str(tmp_path), "--data", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.glob("*.png")}
-    assert names == {"est_flatness.png", "est_flatness_ratios.png", "est_table5.png"}
+    assert names == {"est_flatness.png", "est_flatness_ratios.png", "est_flatness_table5.png"}
 
 
 def test_a_frame_of_one_language_and_no_published_values():
