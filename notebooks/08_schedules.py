@@ -34,7 +34,7 @@ from IPython.display import display
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.exhibits.est_tables import SCHEDULES
-from est_analysis.experiments import ablations
+from est_analysis.experiments.est_ablations import ABLATION, CONTENDERS
 from est_analysis.report.ablations import ablations_table
 from est_analysis.rng import stream
 from est_analysis.subnet.cost import find_architecture, schedule_cost
@@ -55,10 +55,10 @@ data = next(folder for folder in (Path("paper_figures/data"), Path("../paper_fig
 # and for the model trained here. `total` is what a clock could see at best.
 
 # %%
-labels = [label for label, one in ablations.ABLATIONS.items() if one.method == "est"]
-entry = ablations.entries(ablations.SCALES["quick"], corpus="python", contenders=["est"])[0]
+labels = [label for label, one in CONTENDERS.items() if one.method == "est"]
+entry = ABLATION.entries(ABLATION.scales["quick"], corpus="python", contenders=["est"])[0]
 small = entry.spec.architecture(entry.spec.model_config(vocab_size=259))
-schedules = {label: find_schedule(ablations.ABLATIONS[label].schedule or "gpt2-est") for label in labels}
+schedules = {label: find_schedule(CONTENDERS[label].schedule or "gpt2-est") for label in labels}
 costs = {name: find_architecture(name) if name == "gpt2" else small for name in ("gpt2", "here")}
 predicted = pd.DataFrame(
     {

@@ -58,17 +58,54 @@ GAPS = {
 }
 
 
+RAPTR_SAVED = {
+    **{name: SAVED[name] for name in ("full", "short")},
+    "raptr": 25.0,
+    "raptr/two-stage": 25.0,
+    "raptr/exponential": 25.0,
+    "raptr/late": 25.0,
+    "raptr/warm-up": 17.5,
+    "gradual_stacking": 25.0,
+    "gradual_stacking/two-stage": 25.0,
+    "gradual_stacking/exponential": 25.0,
+    "raptr/width": 25.0,
+    "raptr/sqrt_gap": 25.0,
+    "raptr/linear_gap": 25.0,
+    "raptr/inv_p": 25.0,
+    "stochastic_depth": 25.0,
+}
+# As the paper has it: RaPTr pays nothing whatever its schedule, stacking does, and square-root scaling helps a little.
+RAPTR_GAPS = {
+    **dict.fromkeys(RAPTR_SAVED, 0.0),
+    "short": _shorter(26.7),
+    "raptr/warm-up": -0.05,
+    "gradual_stacking/two-stage": 0.1,
+    "gradual_stacking/exponential": 0.2,
+    "raptr/sqrt_gap": -0.01,
+    "raptr/linear_gap": 0.05,
+}
+
+
+def raptr_ablation_frame(gaps=None, seeds=(0, 1, 2)):
+    """The same of RaPTr's ablations."""
+    return _frame(RAPTR_GAPS | (gaps or {}), RAPTR_SAVED, seeds)
+
+
 def ablation_frame(gaps=None, seeds=(0, 1, 2)):
     """Rows at the transition, half-way, and at the end; seeds differ by a constant that pairs cancel.
 
     Before its last stage a run without 1/p is a nat worse than others.
     """
+    return _frame(GAPS | (gaps or {}), SAVED, seeds)
+
+
+def _frame(gaps, saved, seeds):
     rows = []
-    for method, gap in (GAPS | (gaps or {})).items():
+    for method, gap in gaps.items():
         for seed in seeds:
             run = (f"{method}-{seed}", method, f"{method}-schedule", seed)
             for part in (0.5, 1.0):
-                share = 1 - SAVED[method] / 100
+                share = 1 - saved[method] / 100
                 values = {
                     "validation_loss": 2 + gap + 0.1 * seed + (1 - part) * (3 if method == "est/unscaled" else 1),
                     "layer_flops": FULL_FLOPS * share * part,

@@ -17,6 +17,7 @@ ENDS = {  # final validation loss of text; hmm has 1.5 less
     "est/unscaled": 2.7,
     "full/est-rate": 2.3,
     "full/half": 2.55,
+    "full/est-rate-half": 2.6,
 }
 # Of ln(trace of sampled blocks), ln(trace of embeddings) and ln(the rest, norms).
 EFFECTS = {
@@ -57,7 +58,7 @@ def flatness_frame(effects=None, ends=None, seeds=(0, 1, 2), corpora=CORPORA):
     rows = []
     for corpus in corpora:
         for method, end in ends.items():
-            steps = (300,) if method == "full/half" else STEPS
+            steps = (300,) if method.endswith("half") else STEPS
             for seed in seeds:
                 shift = -1.5 if corpus == "hmm" else 0.0
                 run = (f"{corpus}-{method}-{seed}", method, "s", seed, corpus, 2e-3)

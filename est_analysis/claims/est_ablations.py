@@ -5,16 +5,15 @@ best learning rate. Where the paper asserts nothing, the claim says what follows
 thresholds were fixed before the first run of a contender that the grid does not have.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from math import inf
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .ablation_checks import above_shorter_runs, before_last_stage, difference, gaps, price_difference
 from .claim import Claim, Measured, NotMeasured
-from .statistics import common_seeds, final, final_pair, over_seeds, runs_of, saving, transitions
+from .statistics import final, over_seeds
 
 _PAPER = "EST, arXiv 2406.06962"
 _RECIPE = "est-ablations"
@@ -30,32 +29,6 @@ TABLE_3 = {
 SHORTER = ("short/half", "short", "full")  # the full model for half, 73.3 % and all of the steps
 
 
-def difference(frame: pd.DataFrame, ours: str, theirs: str) -> Measured:
-    """Final validation loss of `ours` minus that of `theirs`, paired by seed; with what each saves."""
-    one, other = final_pair(frame, ours, "validation_loss", theirs)
-    detail = (
-        f"final validation loss {one.mean():.4f} ({_described(frame, ours)}) against {other.mean():.4f} "
-        f"({_described(frame, theirs)}); a small model, trained briefly"
-    )
-    return over_seeds(one - other, unit="nats", detail=detail)
-
-
-def _described(frame: pd.DataFrame, method: str) -> str:
-    """A contender with its learning rate and what it saves."""
-    rate = f" at {frame.loc[frame['method'] == method, 'lr'].iloc[0]:g}" if "lr" in frame else ""
-    return f"{method}{rate}, {saving(frame, method).mean():.1f} % of layer FLOPs saved"
-
-
-def gaps(frame: pd.DataFrame, methods: Mapping[str, str]) -> pd.DataFrame:
-    """Final validation loss minus the full model's: one row a seed that all have, one column a key of `methods`."""
-    found = {name: final(frame, method, "validation_loss") for name, method in methods.items()}
-    full = final(frame, "full", "validation_loss")
-    table = pd.DataFrame({name: losses - full for name, losses in found.items()}).dropna()
-    if table.empty:
-        raise NotMeasured("the contenders share no seed")
-    return table
-
-
 def interaction(frame: pd.DataFrame) -> Measured:
     """EST's distance from the full model minus the sum of the distances with one dimension sampled at a time."""
     parts = {name: f"est/only-{name}" for name in ("heads", "mlp", "layers")}
@@ -63,19 +36,6 @@ def interaction(frame: pd.DataFrame) -> Measured:
     alone = ", ".join(f"{name} {table[name].mean():+.4f}" for name in parts)
     detail = f"distance from the full model: {alone}, all {table['all'].mean():+.4f}"
     return over_seeds(table["all"] - table[list(parts)].sum(axis=1), unit="nats", detail=detail)
-
-
-def price_difference(frame: pd.DataFrame, ours: str, theirs: str) -> Measured:
-    """Distance from the full model per ten percent of layer FLOPs saved: that of `ours` minus that of `theirs`."""
-    table = gaps(frame, {"ours": ours, "theirs": theirs})
-    prices = {}
-    for name, method in (("ours", ours), ("theirs", theirs)):
-        saved = saving(frame, method)[table.index]
-        if (saved <= 0).any():
-            raise NotMeasured(f"'{method}' saves no layer FLOPs")
-        prices[name] = 10 * table[name] / saved
-    detail = f"{prices['ours'].mean():+.4f} ({ours}) against {prices['theirs'].mean():+.4f} ({theirs})"
-    return over_seeds(prices["ours"] - prices["theirs"], unit="nats per 10 % of layer FLOPs", detail=detail)
 
 
 def agreement_with_table_3(frame: pd.DataFrame) -> Measured:
@@ -89,44 +49,6 @@ def agreement_with_table_3(frame: pd.DataFrame) -> Measured:
     ours = ", ".join(table.mean().sort_values().index)
     detail = f"from the lowest mean loss to the highest: {ours}"
     return over_seeds(per_seed, unit="rank correlation", detail=detail)
-
-
-def above_shorter_runs(frame: pd.DataFrame, methods: tuple[str, ...]) -> Measured:
-    """Final loss minus that of a shorter run of the full model on as many layer FLOPs, mean over `methods`.
-
-    The shorter run's loss is read, against the logarithm of layer FLOPs, between full models that were each trained to
-    their own end.
-    """
-    ends = {m: [final(frame, m, metric) for metric in ("layer_flops", "validation_loss")] for m in (*SHORTER, *methods)}
-    seeds = set.intersection(*(set(common_seeds(*pair)) for pair in ends.values()))
-    if not seeds:
-        raise NotMeasured("the contenders share no seed")
-    found = {}
-    for seed in sorted(seeds):
-        spent, losses = np.array([[axis[seed] for axis in ends[method]] for method in SHORTER]).T
-        at = {method: ends[method][0][seed] for method in methods}
-        if outside := [method for method, flops in at.items() if not spent[0] * 0.999 <= flops <= spent[-1] * 1.001]:
-            raise NotMeasured(f"the layer FLOPs of {', '.join(outside)} lie outside those of the shorter full models")
-        found[seed] = {
-            method: ends[method][1][seed] - np.interp(np.log(at[method]), np.log(spent), losses) for method in methods
-        }
-    table = pd.DataFrame(found).T
-    each = ", ".join(f"{method} {gap:+.4f}" for method, gap in table.mean().items())
-    return over_seeds(table.mean(axis=1), unit="nats", detail=f"mean over {each}")
-
-
-def before_last_stage(frame: pd.DataFrame, ours: str, theirs: str) -> Measured:
-    """Full-model validation loss of `ours` minus that of `theirs` at the end of the last sampled stage."""
-    pair = {}
-    for method in (ours, theirs):
-        losses, changes = runs_of(frame, method, "validation_loss"), transitions(frame, method)
-        pair[method] = pd.Series(
-            {seed: losses[seed].get(max(changes[seed]), np.nan) for seed in common_seeds(losses, changes)}
-        ).dropna()
-    seeds = common_seeds(pair[ours], pair[theirs])
-    one, other = pair[ours][seeds], pair[theirs][seeds]
-    detail = f"full-model validation loss {one.mean():.4f} ({ours}) against {other.mean():.4f} ({theirs})"
-    return over_seeds(one - other, unit="nats", detail=detail)
 
 
 _NOT_ABOVE = ("no more than 0.01 nats", (-inf, 0.01))
@@ -331,7 +253,9 @@ _OTHERS = (
         threshold="loss minus that read between full runs, mean over the six schedules, paired by seed, below 0 nats",
         region=(-inf, 0.0),
         recipe=_RECIPE,
-        check=partial(above_shorter_runs, methods=tuple(method for method in TABLE_3 if method != "full")),
+        check=partial(
+            above_shorter_runs, methods=tuple(method for method in TABLE_3 if method != "full"), shorter=SHORTER
+        ),
     ),
     Claim(
         id="est.law.normalise-before",

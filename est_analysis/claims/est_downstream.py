@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .claim import Claim, Measured, NotMeasured
-from .est_flatness import log_at, of_corpus
+from .flatness_checks import log_at, of_corpus
 from .statistics import common_seeds, final, over_seeds, runs_of
 
 _PAPER = "EST, arXiv 2406.06962"

@@ -40,6 +40,7 @@ SOURCES = (
     Source(recipe="grid", scale="quick", file="grid_quick.csv"),
     Source(recipe="grid", scale="report", file="grid_report.csv"),
     Source(recipe="est-ablations", scale="quick", file="est_ablations_quick.csv"),
+    Source(recipe="raptr-ablations", scale="quick", file="raptr_ablations_quick.csv"),
     Source(recipe="flatness", scale="quick", file="flatness_quick.csv"),
     Source(recipe="first-experiments", scale="quick", file="first_experiments_quick.csv"),
 )
@@ -54,6 +55,7 @@ _FIGURES = (
     ("grid", "", "grid_gaps"),
     ("est-ablations", "est.ablation", "est_components"),
     ("est-ablations", "", "est_schedules"),
+    ("raptr-ablations", "", "raptr_ablations"),
     ("flatness", "est.flatness.persists", "est_flatness"),
     ("flatness", "est.flatness.", "est_flatness_ratios"),
     ("flatness", "est.downstream.flat", "est_downstream_trace"),

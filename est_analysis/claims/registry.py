@@ -15,6 +15,7 @@ from . import (
     first_experiments,
     grid,
     raptr,
+    raptr_ablations,
     raptr_polynomials,
     raptr_stability,
     untested,
@@ -28,6 +29,7 @@ CLAIMS: dict[str, Claim] = {
     **est_downstream.CLAIMS,
     **est_sampling.CLAIMS,
     **raptr.CLAIMS,
+    **raptr_ablations.CLAIMS,
     **raptr_polynomials.CLAIMS,
     **raptr_stability.CLAIMS,
     **first_experiments.CLAIMS,
@@ -42,6 +44,7 @@ GROUPS: dict[str, str] = {
     **costs.GROUPS,
     **est_ablations.GROUPS,
     **est_downstream.GROUPS,
+    **raptr_ablations.GROUPS,
     **untested.GROUPS,
 }
 

@@ -8,7 +8,7 @@ from est_analysis.claims import Measured, NotMeasured, final, saving
 from est_analysis.claims.grid import of_family
 from est_analysis.claims.statistics import over_seeds
 
-from .data import Rows
+from .data import DataFolder, Rows
 from .published import Published
 
 DIFFERENCE = "loss minus the original's"
@@ -48,14 +48,17 @@ class Printed:
         return ours | {"published": f"{float(ours['published']) - theirs:+.2f}"}
 
 
-def of_the_family(rows: Rows, family: str) -> Rows:
-    """The grid's rows of one family at the common budget."""
-    if rows.frame is None:
-        return rows
-    try:
-        return replace(rows, source=f"{rows.source} on {family}", frame=of_family(rows.frame, family))
-    except NotMeasured as missing:
-        return replace(rows, frame=None, missing=str(missing))
+def of_the_family(data: DataFolder, family: str) -> Rows:
+    """The grid's rows of one family at the common budget, of the largest scale that has it."""
+    for scale in data.scales("grid"):
+        rows = data.find("grid", scale)
+        if rows.frame is None:
+            return rows
+        try:
+            return replace(rows, source=f"{rows.source} on {family}", frame=of_family(rows.frame, family))
+        except NotMeasured as why:
+            missing = str(why)
+    return replace(rows, frame=None, missing=missing)
 
 
 def final_mean(frame: pd.DataFrame, *, method: str, metric: str = "validation_loss") -> Measured:

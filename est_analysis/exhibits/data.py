@@ -27,6 +27,7 @@ OTHER_FILES: dict[str, OtherFile] = {
     ),
     "grid-rates": OtherFile(file="grid_rates.csv", command="est run grid --scale rates"),
     "ablation-rates": OtherFile(file="ablation_rates.csv", command="est run est-ablations --scale rates"),
+    "raptr-ablation-rates": OtherFile(file="raptr_ablation_rates.csv", command="est run raptr-ablations --scale rates"),
     "longer-pair": OtherFile(
         file="longer_pair.csv",
         command="est train --corpus python --preset tiny --seed 0 --steps 6000 --lr 2e-3 --method METHOD",
@@ -69,7 +70,7 @@ class DataFolder:
 
     Args:
         folder: where the files are.
-        scale: of the recipes' rows; of each the largest that is there unless given.
+        scale: of the recipes' rows; of each the largest that is there and has what is asked for unless given.
 
     Raises:
         InputError: no such folder or scale.
@@ -97,13 +98,18 @@ class DataFolder:
         """What to type to measure `source`."""
         return command(source, self._scale(source))
 
-    def find(self, source: str) -> Rows:
+    def find(self, source: str, scale: str = "") -> Rows:
         """The rows of `source`, without a frame where its file is not there.
+
+        Args:
+            source: a recipe or other file.
+            scale: of the recipe, one of `scales`; the largest unless given.
 
         Raises:
             InputError: the file is damaged.
         """
-        path, scale = self.path(source), self._scale(source)
+        scale = scale or self._scale(source)
+        path = self.folder / rows_file(source, scale) if is_recipe(source) else self.path(source)
         if not path.is_file():
             return Rows(source=source, scale=scale, frame=None, missing=f"'{self.command(source)}' measures it")
         if is_recipe(source):
@@ -127,10 +133,13 @@ class DataFolder:
     def _scale(self, source: str) -> str:
         if not is_recipe(source):
             return ""
-        return self.scale or next(
-            (scale for scale in _by_size(source) if (self.folder / rows_file(source, scale)).is_file()),
-            min(_by_size(source), key=SCALES.index, default="quick"),
-        )
+        return self.scales(source)[0]
+
+    def scales(self, recipe: str) -> list[str]:
+        """The scales to draw, the largest first: that of this folder, else those that are there, else the smallest."""
+        known = _by_size(recipe)
+        there = [scale for scale in known if (self.folder / rows_file(recipe, scale)).is_file()]
+        return ([self.scale] if self.scale else there) or known[-1:] or ["quick"]
 
 
 def _by_size(recipe: str) -> list[str]:

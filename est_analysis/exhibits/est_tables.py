@@ -8,7 +8,7 @@ from math import exp
 from est_analysis.claims import Measured
 from est_analysis.claims.checks import final_loss_gap, whole_run_speed_up
 from est_analysis.claims.est import flatness
-from est_analysis.claims.est_flatness import CORPORA, at_equal_loss
+from est_analysis.claims.flatness_checks import CORPORA, at_equal_loss
 
 from .asked import DIFFERENCE, SEEDS_NOTE, SMALL_NOTE, Printed, final_mean, of_the_family, saved
 from .data import DataFolder, Rows
@@ -51,7 +51,7 @@ def table1(data: DataFolder) -> Table:
 
 def table2(data: DataFolder) -> Table:
     """Main results on GPT-2, beside the grid's GPT-2 (losses, savings) and `reproduce` (speed-up)."""
-    grid, times = of_the_family(data.find("grid"), "gpt2"), data.find("reproduce")
+    grid, times = of_the_family(data, "gpt2"), data.find("reproduce")
     printed, cells = Printed(data.published, "EST", "2"), {}
     methods = {"Original": "full", "Staged Training": "staged", "MSG": "msg", "EST": "est"}
     for row, method in (methods | {"full model, shorter (ours)": "short"}).items():
@@ -120,7 +120,7 @@ SCHEDULES = {
 def table3(data: DataFolder) -> Table:
     """EST's schedules on GPT-2, beside those of `est-ablations`; beside the grid's where these are not there yet."""
     rows = data.find("est-ablations")
-    grid = of_the_family(data.find("grid"), "gpt2")
+    grid = of_the_family(data, "gpt2")
     printed, cells = Printed(data.published, "EST", "3"), {}
     for row, method in SCHEDULES.items():
         known = rows.frame is None and grid.frame is not None and (grid.frame["method"] == method).any()
@@ -140,7 +140,7 @@ def table3(data: DataFolder) -> Table:
 
 def table4(data: DataFolder) -> Table:
     """Main results on TinyLlama, beside the grid's Llama."""
-    grid = of_the_family(data.find("grid"), "llama")
+    grid = of_the_family(data, "llama")
     printed, cells = Printed(data.published, "EST", "4"), {}
     for row, method in {"Original": "full", "EST": "est", "full model, shorter (ours)": "short"}.items():
         text = partial(printed.at, row)

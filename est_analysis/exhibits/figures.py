@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from est_analysis import plots
 from est_analysis.claims import Measured, NotMeasured, final
 from est_analysis.claims.checks import transition_drop
-from est_analysis.claims.grid import of_family
 from est_analysis.claims.raptr_stability import depth_exponent, predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
+from .asked import of_the_family
 from .data import DataFolder
 from .est_tables import SCHEDULES
 from .raptr_tables import EXPONENT, THEORY
@@ -60,8 +60,11 @@ def est_figure3(data: DataFolder) -> Figures:
 
 def est_figure4(data: DataFolder) -> Figures:
     """Figure 4: training and validation loss of TinyLlama (its caption says GPT2-base, section A.2 TinyLlama)."""
+    data.rows("grid")
+    rows = of_the_family(data, "llama")
     try:
-        frame = of_family(data.rows("grid"), "llama")
+        if (frame := rows.frame) is None:
+            raise NotMeasured(rows.missing)
         for method in ("full", "est"):
             final(frame, method, "train_loss")
     except NotMeasured as missing:
@@ -96,6 +99,11 @@ def est_ablations(data: DataFolder) -> Figures:
         "est_schedules": plots.ablation_schedules(frame),
         "est_ablations_table3": plots.table_3(frame, losses),
     }
+
+
+def raptr_ablations(data: DataFolder) -> Figures:
+    """RaPTr's schedules beside stacking's, its scaling and its axis."""
+    return {"raptr_ablations": plots.raptr_ablations(data.rows("raptr-ablations"))}
 
 
 def est_flatness(data: DataFolder) -> Figures:
@@ -173,9 +181,13 @@ def _fit(frame: pd.DataFrame) -> str:
 
 
 def grid(data: DataFolder) -> Figures:
-    """Every method's distance from the full model on every family, and the loss against FLOPs."""
-    frame = data.rows("grid")
-    return {"grid_gaps": plots.grid_gaps(frame), "grid_frontier": plots.frontier(frame)}
+    """Every method's distance from the full model on every family, and the loss against FLOPs; all scales in a row."""
+    *larger, smallest = [data.find("grid", scale).frame for scale in data.scales("grid")]
+    frame = data.rows("grid") if smallest is None else smallest
+    figures = {"grid_gaps": plots.grid_gaps(frame), "grid_frontier": plots.frontier(frame)}
+    if larger:
+        figures["grid_lengths"] = plots.grid_lengths([frame, *reversed(larger)])
+    return figures
 
 
 def learning_rates(data: DataFolder) -> Figures:

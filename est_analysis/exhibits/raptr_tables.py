@@ -31,7 +31,7 @@ def flops_ratio(frame: pd.DataFrame, *, method: str) -> Measured:
 
 def bert(data: DataFolder) -> Table:
     """BERT-base, beside the grid's pre-norm BERT."""
-    grid, printed = of_the_family(data.find("grid"), "megatron-bert"), Printed(data.published, "RaPTr", BERT)
+    grid, printed = of_the_family(data, "megatron-bert"), Printed(data.published, "RaPTr", BERT)
     methods = {
         "Original": "full",
         "RaPTr 6-8-10-12": "raptr",
@@ -64,7 +64,7 @@ def bert(data: DataFolder) -> Table:
 
 def ul2(data: DataFolder) -> Table:
     """UL2-1.6B, beside the grid's T5, which is trained on UL2's mixture of denoisers."""
-    grid, printed = of_the_family(data.find("grid"), "t5"), Printed(data.published, "RaPTr", UL2)
+    grid, printed = of_the_family(data, "t5"), Printed(data.published, "RaPTr", UL2)
     row = "RaPTr"
     cells = {
         (row, "perplexity"): Cell(**printed.at(row, "perplexity"), why="see the loss"),

@@ -105,6 +105,7 @@ _ALL = (
         locus=f"{_EST}, section 5.1",
     ),
     _figure("est-ablations", "EST's dimensions, schedules and sampling law", figures.est_ablations, "est-ablations"),
+    _figure("raptr-ablations", "RaPTr's schedule, scaling and axis", figures.raptr_ablations, "raptr-ablations"),
     _figure("est-flatness", "the Hessian's trace along training", figures.est_flatness, "flatness"),
     _figure("est-downstream", "downstream proxies, and the trace at equal loss", figures.est_downstream, "flatness"),
     _figure("first-experiments", "EST and RaPTr on the simplest nets", figures.first_experiments, "first-experiments"),

@@ -3,7 +3,7 @@
 Where stage transitions were studied, with variants (a method's name with a slash), these are the losses around
 transitions and the plain methods' loss curves; of other polynomials the errors by degree and the relative loss at every
 evaluation. What is logged more often is kept at evaluations. Of the grid: every run's last losses and costs (its
-step times say more of what else the machine did), and the loss curves of EST and the full model on Llama. Of EST's
+step times say more of what else the machine did), and the loss curves of EST and the full model on Llama. Of the
 ablations also the stages and every validation loss. Of the first experiments last losses and costs, the losses around
 those transitions that are judged, and the linear nets whole; their schedules stand beside their labels in the code.
 Of flatness along training what was measured of checkpoints, of standard errors those of whole traces, weight norms and
@@ -21,6 +21,7 @@ LOSS_CURVES = "train_loss|validation_loss|stage"
 OF_CHECKPOINTS = (
     r"(?:hessian_trace|scale_invariant)(?:_\w+)?|fisher_trace(?:_stderr)?|top_eigenvalue|best_loss|downstream_\w+"
 )
+ABLATED = ("est/only-heads", "raptr/two-stage")  # what tells an ablation by
 STAGES_OF = ("est", "est/constant-lr")
 CURVES_OF = {"llama": ("full", "est")}
 JUMPS_OF = ("est", "raptr", "raptr/sqrt_gap", "raptr/linear_gap")
@@ -37,7 +38,7 @@ def thin(rows: pd.DataFrame) -> pd.DataFrame:
         rows = _polynomials(rows)
     elif (rows["metric"] == "hessian_trace_tokens").any():
         rows = _flatness(rows)
-    elif rows["method"].str.startswith("est/only-").any():
+    elif rows["method"].isin(ABLATED).any():
         rows = _ablations(rows)
     found = rows.assign(value=rows["value"].map(lambda value: float(f"{value:.6g}")))
     order = [name for name in ("family", "corpus", "task", "net", "method", "budget") if name in found.columns]

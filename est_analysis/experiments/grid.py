@@ -1,8 +1,7 @@
 """Every method on every family at matched layer FLOPs, and what EST and RaPTr reach at several budgets.
 
-Each contender has the learning rate that was best for it on seed 100 of GPT-2, which the grid itself does not run
-(scale `rates`). The masked model is the pre-norm BERT: with its norms after the additions the baseline does not train
-at rates that suit the others.
+Each contender has the learning rate that was best for it on that family (`grid_rates`, scale `rates`). The masked model
+is the pre-norm BERT: with its norms after the additions the baseline does not train at rates that suit the others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,28 +13,13 @@ import pandas as pd
 
 from est_analysis.experiments.contenders import CONTENDERS, Contender
 from est_analysis.experiments.facts import training_facts
+from est_analysis.experiments.grid_rates import BEST_RATE, RATES, Rates, best_rate, beyond
 from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
 from est_analysis.experiments.sweep import Sweep, run_all
 from est_analysis.train.settings import Settings
 
-RATES = (2e-3, 4e-3, 8e-3)
-# The best of RATES; the sweep is in paper_figures/data/grid_rates.csv.
-BEST_RATE: dict[str, float] = {
-    "full": 8e-3,
-    "short": 4e-3,
-    "est": 2e-3,
-    "est/two-stage": 4e-3,
-    "est/constant": 4e-3,
-    "raptr": 4e-3,
-    "raptr_reversed": 8e-3,
-    "stochastic_depth": 8e-3,
-    "pld": 4e-3,
-    "gradual_stacking": 8e-3,
-    "msg": 8e-3,
-    "staged": 8e-3,
-}
 FRONTIER = ("full", "est", "raptr")
 
 
@@ -75,7 +59,12 @@ SCALES: dict[str, GridScale] = {
         cost="under a minute; shows that the code runs, nothing else",
     ),
     "rates": GridScale(
-        families=("gpt2",), steps=600, seq_len=64, seeds=(100,), rates=RATES, cost="the learning-rate sweep"
+        families=("gpt2", "llama", "megatron-bert", "t5"),
+        steps=600,
+        seq_len=64,
+        seeds=(100,),
+        rates=RATES,
+        cost="the learning-rate sweep, about an hour on two cores",
     ),
     "quick": GridScale(
         families=("gpt2", "llama", "megatron-bert", "t5"),
@@ -85,9 +74,10 @@ SCALES: dict[str, GridScale] = {
         cost="about three quarters of an hour on two cores",
     ),
     "report": GridScale(
-        families=("gpt2", "llama"),
+        families=("gpt2",),
         steps=2400,
-        cost="not yet run; over an hour and a half on two cores: causal models, eight times the text",
+        budgets=(0.5,),
+        cost="an hour and a half on two cores: GPT-2 on eight times the text, 20 tokens a parameter",
     ),
 }
 
@@ -107,7 +97,7 @@ def entries(
     *,
     corpus: str,
     contenders: Mapping[str, Contender] = CONTENDERS,
-    rates: Mapping[str, float] = BEST_RATE,
+    rates: Rates = BEST_RATE,
 ) -> list[Entry]:
     """Every run of `contenders` at `scale`, the dearest first, each at its own of `rates` unless `scale` tries some."""
     grid = [(family, label, 1.0) for family in scale.families for label in contenders]
@@ -120,15 +110,10 @@ def entries(
             spec=_spec(scale, family, contenders[label], corpus, steps=round(budget * scale.steps), seed=seed, lr=lr),
         )
         for family, label, budget in grid
-        for lr in scale.rates or (best_rate(label, rates),)
+        for lr in scale.rates or (best_rate(family, label, rates),)
         for seed in scale.seeds
     ]
     return sorted(found, key=lambda entry: -entry.budget)
-
-
-def best_rate(label: str, rates: Mapping[str, float] = BEST_RATE) -> float:
-    """The learning rate of a contender; the baseline's for one that was not in the sweep."""
-    return rates.get(label, rates["full"])
 
 
 def _spec(
@@ -177,13 +162,37 @@ def run_entries(runs: Sequence[Entry], *, root: Path, workers: int) -> pd.DataFr
     return labelled(rows, [(run_id(entry.spec, data_hash=data.hash), entry) for entry in runs])
 
 
-def measure_entries(runs: Sequence[Entry], request: Request, *, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The labelled rows of `runs`, equal in batch and length of text, and what a report should know of them."""
+def measure_entries(
+    runs: Sequence[Entry], request: Request, *, name: str, sweep: bool
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The labelled rows of `runs`, equal in batch and length of text, and what a report should know of them.
+
+    A `sweep` goes on where the best learning rate is at an end of what was tried.
+    """
     spec = next(entry.spec for entry in runs if entry.budget == 1)
     facts = training_facts(spec, corpus=request.corpus, seeds=(entry.spec.seed for entry in runs))
     steps, workers = spec.settings.steps, request.workers or 2
     request.say(f"{name}, {request.scale} scale: {len(runs)} runs of about {steps} steps, {workers} at once")
-    return run_entries(runs, root=request.runs, workers=workers), facts
+    rows = run_entries(runs, root=request.runs, workers=workers)
+    while sweep and (more := widened(runs, rows)):
+        request.say(f"{name}: {len(more)} runs more, at learning rates next to the best")
+        runs = [*runs, *more]
+        rows = run_entries(runs, root=request.runs, workers=workers)
+    return rows, facts
+
+
+def widened(runs: Sequence[Entry], rows: pd.DataFrame) -> list[Entry]:
+    """The runs of a sweep that are still to be made, given the rows of `runs`."""
+    losses = rows[rows["metric"] == "validation_loss"]
+    losses = losses.loc[losses.groupby("run_id")["step"].idxmax()].rename(columns={"value": "validation_loss"})
+    following = beyond(losses)
+    found = []
+    for entry in runs:
+        settings = entry.spec.settings
+        best, octave = following.get((entry.family, entry.contender), (None, None))
+        if settings.lr == best:
+            found.append(replace(entry, spec=replace(entry.spec, settings=replace(settings, lr=octave))))
+    return found
 
 
 def seeded(scale: GridScale, seeds: int | None) -> GridScale:
@@ -194,13 +203,13 @@ def seeded(scale: GridScale, seeds: int | None) -> GridScale:
 def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of every run of the grid, and what a report should know of how they were made."""
     scale = seeded(SCALES[request.scale], request.seeds)
-    return measure_entries(entries(scale, corpus=request.corpus), request, name="grid")
+    return measure_entries(entries(scale, corpus=request.corpus), request, name="grid", sweep=bool(scale.rates))
 
 
 STUDY = Study(
     name="grid",
     description="every method on every family at matched layer FLOPs, and the loss-against-FLOPs frontier",
-    version=1,
+    version=2,
     scales={name: scale.cost for name, scale in SCALES.items()},
     measure=measure,
 )

@@ -8,11 +8,12 @@ import pandas as pd
 
 from est_analysis.errors import unknown_name
 from est_analysis.experiments import (
-    ablations,
+    est_ablations,
     first_experiments,
     flatness,
     grid,
     polynomial_recipes,
+    raptr_ablations,
     reproduce,
     stability_depth,
 )
@@ -50,7 +51,8 @@ STUDIES: dict[str, Study] = {
     for study in (
         *_TEXT,
         grid.STUDY,
-        ablations.STUDY,
+        est_ablations.ABLATION.study,
+        raptr_ablations.ABLATION.study,
         flatness.STUDY,
         *polynomial_recipes.STUDIES,
         _STABILITY,

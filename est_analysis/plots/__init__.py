@@ -1,6 +1,13 @@
 """Figures of tidy frames (run_id, method, schedule, seed, step, metric, value): summarise, then draw."""
 
-from .ablations import ablation_components, ablation_schedules, summarise_ablations, sums_of_single, table_3
+from .ablations import (
+    ablation_components,
+    ablation_schedules,
+    raptr_ablations,
+    summarise_ablations,
+    sums_of_single,
+    table_3,
+)
 from .components import component_curves, final_components, summarise_components, summarise_final_components
 from .curves import loss_curves, summarise_curves, summarise_stages
 from .downstream import (
@@ -27,7 +34,7 @@ from .flatness import (
     table_5,
 )
 from .flops import loss_against_flops, summarise_loss_against_flops
-from .grid import frontier, grid_gaps, summarise_frontier, summarise_grid_gaps
+from .grid import frontier, grid_gaps, grid_lengths, summarise_frontier, summarise_grid_gaps
 from .learning_rates import learning_rates
 from .sampling_loss import sampling_costs
 from .speed import step_time_by_stage, summarise_step_time
@@ -62,12 +69,14 @@ __all__ = [
     "flatness_ratios",
     "frontier",
     "grid_gaps",
+    "grid_lengths",
     "in_order",
     "learning_rates",
     "loss_against_flops",
     "loss_curves",
     "method_style",
     "psi_by_layer",
+    "raptr_ablations",
     "sampling_costs",
     "save",
     "stability_against_depth",

@@ -1,13 +1,13 @@
 """The grid: how far every method ends from the full model, and the loss against FLOPs at several budgets."""
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .intervals import over_seeds
-from .style import in_order, method_style, rows_of, style
-
-_FAMILY_NAMES = {"gpt2": "GPT-2", "llama": "Llama", "megatron-bert": "BERT (pre-norm)", "t5": "T5"}
+from .style import FAMILY_STYLES, in_order, method_style, rows_of, style
 
 
 def _ends(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -48,10 +48,13 @@ def draw_grid_gaps(gaps: pd.DataFrame, methods: list[str], ax: Axes) -> Axes:
     ax.axvline(0, color="#000000", lw=0.8)
     ax.set_yticks(range(len(methods)), [method_style(method).label for method in reversed(methods)])
     ax.set_ylim(-0.6, len(methods) - 0.4)
-    shown = gaps["value"]
+    return ax
+
+
+def _set_limits(ax: Axes, shown: pd.Series) -> None:
+    """Room for the seeds; an interval may be wider."""
     margin = 0.12 * (max(shown.max(), 0) - min(shown.min(), 0)) or 0.1
     ax.set_xlim(min(shown.min(), 0) - margin, max(shown.max(), 0) + margin)
-    return ax
 
 
 def grid_gaps(frame: pd.DataFrame) -> Figure:
@@ -60,13 +63,36 @@ def grid_gaps(frame: pd.DataFrame) -> Figure:
     An interval that leaves the panel is wider than the differences between methods.
     """
     gaps = summarise_grid_gaps(frame)
-    families = [name for name in _FAMILY_NAMES if name in set(gaps["family"])]
-    methods = in_order(gaps["method"])
+    families = [name for name in FAMILY_STYLES if name in set(gaps["family"])]
+    return _gap_panels({FAMILY_STYLES[family].label: gaps[gaps["family"] == family] for family in families})
+
+
+def grid_lengths(frames: Sequence[pd.DataFrame], family: str = "gpt2") -> Figure:
+    """The same distances on one family at several lengths of training, a panel a grid, on one axis.
+
+    Args:
+        frames: tidy rows of a grid each, the shortest first.
+        family: one that all of them have.
+    """
+    panels = {}
+    for frame in frames:
+        gaps = summarise_grid_gaps(frame)
+        steps = int(frame.loc[(frame["family"] == family) & (frame["budget"] == 1), "step"].max())
+        panels[f"{FAMILY_STYLES[family].label}, {steps:,} steps"] = gaps[gaps["family"] == family]
+    return _gap_panels(panels, one_axis=True)
+
+
+def _gap_panels(panels: Mapping[str, pd.DataFrame], *, one_axis: bool = False) -> Figure:
+    """A panel for every title and its gaps."""
+    together = pd.concat(panels.values())
+    methods = in_order(together["method"])
     with style():
-        size = (2.2 + 2.45 * len(families), 0.9 + 0.3 * len(methods))
+        size = (2.2 + 2.45 * len(panels), 0.9 + 0.3 * len(methods))
         figure = Figure(figsize=size, layout="constrained")
-        for family, ax in zip(families, figure.subplots(1, len(families), sharey=True, squeeze=False)[0], strict=True):
-            draw_grid_gaps(gaps[gaps["family"] == family], methods, ax).set_title(_FAMILY_NAMES[family])
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for (title, gaps), ax in zip(panels.items(), axes, strict=True):
+            draw_grid_gaps(gaps, methods, ax).set_title(title)
+            _set_limits(ax, together["value"] if one_axis else gaps["value"])
             ax.tick_params(axis="y", length=0)
         figure.supxlabel("final validation loss minus the full model's (nats per token)", fontsize=10)
     return figure

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import in_order, method_style, style
+from .style import FAMILY_STYLES, in_order, method_style, style
 
 _TOGETHER = 4  # methods that one panel holds
 _COLUMNS = 4
@@ -25,14 +25,16 @@ def _draw(sweep: pd.DataFrame, method: str, ax: Axes) -> None:
 def _label_rates(sweep: pd.DataFrame, ax: Axes) -> None:
     rates = sorted(sweep["lr"].unique())
     ax.set_xscale("log", base=2)
-    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.set_xticks(rates, [f"{1000 * rate:g}" for rate in rates])
 
 
 def learning_rates(sweep: pd.DataFrame) -> Figure:
     """One line a method, its best learning rate filled; of many methods a panel each, the others grey behind it.
 
+    Of several families each panel holds one method's distance from its own best, a line a family.
+
     Args:
-        sweep: columns method, lr and validation_loss, one finished run a row.
+        sweep: columns method, lr and validation_loss, one finished run a row; column family where there are several.
 
     Returns:
         The figure; its lines carry `sweep:<method>` and `best:<method>` as group identifiers.
@@ -42,6 +44,8 @@ def learning_rates(sweep: pd.DataFrame) -> Figure:
         raise ValueError(f"no sweep to draw: the rows have no column {', '.join(sorted(missing))}")
     methods = in_order(sweep["method"])
     with style():
+        if "family" in sweep.columns:
+            return _by_family(sweep, methods)
         return _panels(sweep, methods) if len(methods) > _TOGETHER else _one_panel(sweep, methods)
 
 
@@ -51,25 +55,51 @@ def _one_panel(sweep: pd.DataFrame, methods: list[str]) -> Figure:
     for method in methods:
         _draw(sweep, method, ax)
     _label_rates(sweep, ax)
-    ax.set_xlabel("peak learning rate")
+    ax.set_xlabel("peak learning rate (thousandths)")
     ax.set_ylabel(_LOSS)
     ax.legend()
     return figure
 
 
-def _panels(sweep: pd.DataFrame, methods: list[str]) -> Figure:
+def _a_panel_each(methods: list[str]) -> tuple[Figure, list[Axes]]:
+    """An empty figure with a panel for every method, titled."""
     rows = ceil(len(methods) / _COLUMNS)
     figure = Figure(figsize=(2.3 * _COLUMNS + 0.6, 1.75 * rows + 0.5), layout="constrained")
     axes = list(figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False).flat)
     for ax in axes[len(methods) :]:
         ax.set_axis_off()
     for method, ax in zip(methods, axes, strict=False):
+        ax.set_title(method_style(method).label)
+    figure.supxlabel("peak learning rate (thousandths)", fontsize=10)
+    return figure, axes[: len(methods)]
+
+
+def _by_family(sweep: pd.DataFrame, methods: list[str]) -> Figure:
+    figure, axes = _a_panel_each(methods)
+    for method, ax in zip(methods, axes, strict=True):
+        for family, look in FAMILY_STYLES.items():
+            runs = sweep[(sweep["method"] == method) & (sweep["family"] == family)].sort_values("lr")
+            if runs.empty:
+                continue
+            above = runs["validation_loss"] - runs["validation_loss"].min()
+            drawn = {"color": look.colour, "marker": look.marker, "ls": look.linestyle, "ms": 4.5}
+            ax.plot(runs["lr"], above, mfc="white", label=look.label, gid=f"sweep:{family}:{method}", **drawn)
+            best = runs["lr"][above.idxmin()]
+            ax.plot(best, 0, gid=f"best:{family}:{method}", **drawn)
+        _label_rates(sweep, ax)
+    figure.supylabel("final validation loss above its own best (nats per token)", fontsize=10)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def _panels(sweep: pd.DataFrame, methods: list[str]) -> Figure:
+    figure, axes = _a_panel_each(methods)
+    for method, ax in zip(methods, axes, strict=True):
         for other in methods:
             runs = sweep[sweep["method"] == other].sort_values("lr")
             ax.plot(runs["lr"], runs["validation_loss"], color="#d0d0d0", lw=0.8, zorder=1)
         _draw(sweep, method, ax)
         _label_rates(sweep, ax)
-        ax.set_title(method_style(method).label)
-    figure.supxlabel("peak learning rate", fontsize=10)
     figure.supylabel(_LOSS, fontsize=10)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True, kw_only=True)
 class MethodStyle:
-    """How one training method is drawn, in every figure."""
+    """How one training method or model family is drawn, in every figure."""
 
     label: str
     colour: str
@@ -37,6 +37,13 @@ METHOD_STYLES = {
     "short": MethodStyle(label="full model, shorter", colour="#5A5A5A", marker="8", linestyle=":"),
     "structured_dropout": MethodStyle(label="structured dropout", colour="#44AA99", marker="d", linestyle=":"),
     "dropout": MethodStyle(label="dropout", colour="#999933", marker=">", linestyle="--"),
+}
+
+FAMILY_STYLES = {
+    "gpt2": MethodStyle(label="GPT-2", colour="#000000", marker="o", linestyle="-"),
+    "llama": MethodStyle(label="Llama", colour="#0072B2", marker="s", linestyle="--"),
+    "megatron-bert": MethodStyle(label="BERT (pre-norm)", colour="#D55E00", marker="^", linestyle="-."),
+    "t5": MethodStyle(label="T5", colour="#009E73", marker="v", linestyle=":"),
 }
 
 # What may follow a method in a label such as `raptr/no-norm`, in words and in the order of figures and tables.
@@ -67,11 +74,14 @@ CHANGES = {
     "step": "growth in one step",
     "flat": "no growth",
     "warm-up": "full net first",
+    "late": "late growth",
+    "width": "heads and MLP",
     "bernoulli": "each unit by itself",
     "unscaled": "without 1/p",
     "half": "half the steps",
     "decayed-embeddings": "embeddings decayed",
     "est-rate": "at EST's rate",
+    "est-rate-half": "half the steps at EST's rate",
     "constant-lr": "constant rate",
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from est_analysis.claims import NotMeasured, Verdict, final
-from est_analysis.claims.est_flatness import CORPORA, at_equal_loss, of_corpus
+from est_analysis.claims.flatness_checks import CORPORA, at_equal_loss, of_corpus
 from est_analysis.plots import in_order, method_style
 
 from .tables import MISSING, cell, spread, tally

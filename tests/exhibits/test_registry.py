@@ -22,9 +22,9 @@ class Noting(DataFolder):
         super().__init__(folder)
         self.read = set()
 
-    def find(self, source):
+    def find(self, source, scale=""):
         self.read.add(source)
-        return super().find(source)
+        return super().find(source, scale)
 
 
 @pytest.mark.parametrize("name", EXHIBITS)

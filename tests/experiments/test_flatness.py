@@ -30,6 +30,7 @@ from est_analysis.subnet.schedule import find_schedule
 from est_analysis.train.settings import Settings
 
 QUICK, SMOKE = flatness.SCALES["quick"], flatness.SCALES["smoke"]
+DATA = Path(__file__).parents[2] / "paper_figures" / "data"
 GROUPS = ("tokens", "positions", "norms", "attention", "mlp")
 AT = CurvatureSettings(fifteenths=(5, 15), max_pairs=8, micro_batches=2)
 
@@ -181,12 +182,20 @@ def test_what_changes_one_thing_keeps_the_rate():
         for label in ("est/decayed-embeddings", "est/unscaled", "full/est-rate"):
             assert lr.get((language, label), lr[language, "est"]) == lr[language, "est"]
         assert lr[language, "full/half"] == lr[language, "full"]
+        assert lr[language, "full/est-rate-half"] == lr[language, "est"]
     assert lr["text", "full/constant-lr"] == lr["text", "est/constant-lr"] == lr["text", "est"]
-    assert all(lr["text", label] == grid.BEST_RATE[label] for label in ("full", "est", "raptr"))
+
+
+def test_rates_on_text_are_the_best_of_those_tried_by_the_grids_sweep():
+    sweep = pd.read_csv(DATA / "grid_rates.csv")
+    sweep = sweep[(sweep["family"] == "gpt2") & sweep["lr"].isin(grid.RATES)]
+    best = sweep.loc[sweep.groupby("method")["validation_loss"].idxmin()].set_index("method")["lr"]
+    rates = QUICK.languages["text"].rates
+    assert all(rates[label] == best[label] for label in ("full", "est", "raptr"))
 
 
 def test_every_rate_is_the_best_of_the_sweep():
-    sweep = pd.read_csv(Path(__file__).parents[2] / "paper_figures" / "data" / "flatness_rates.csv")
+    sweep = pd.read_csv(DATA / "flatness_rates.csv")
     assert set(sweep["seed"]) == set(flatness.SCALES["rates"].seeds)
     best = sweep.loc[sweep.groupby(["corpus", "method"])["validation_loss"].idxmin()]
     found = {(row.corpus, row.method): row.lr for row in best.itertuples()}

@@ -1,13 +1,12 @@
 """The grid: its costs match, its runs are labelled, and a method of one's own goes through it."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from est_analysis.experiments import grid
 from est_analysis.experiments.contenders import CONTENDERS, Contender
+from est_analysis.experiments.study import Request
 from est_analysis.methods import METHODS
 from est_analysis.methods.cost import method_cost
 from est_analysis.methods.method import StagedMethod
@@ -43,16 +42,6 @@ def test_the_grid_is_every_contender_on_every_family_and_the_frontier():
     assert all(100 not in scale.seeds or scale.rates for scale in grid.SCALES.values()), "the sweep's seed is its own"
 
 
-def test_every_contender_has_a_learning_rate_of_the_sweep():
-    sweep = pd.read_csv(Path(__file__).parents[2] / "paper_figures" / "data" / "grid_rates.csv")
-    assert {(name, rate) for name in CONTENDERS for rate in grid.RATES} == set(
-        zip(sweep["method"], sweep["lr"], strict=True)
-    )
-    best = sweep.loc[sweep.groupby("method")["validation_loss"].idxmin()]
-    assert dict(zip(best["method"], best["lr"], strict=True)) == grid.BEST_RATE
-    assert set(sweep["seed"]) == set(grid.SCALES["rates"].seeds)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Halves(StagedMethod):
     """Source: this test. Cost: half the layers."""
@@ -76,4 +65,19 @@ def test_a_method_of_ones_own_runs_in_this_process(shared, tmp_path, monkeypatch
     assert set(frame["budget"]) == {1.0}
     last = frame[frame["metric"] == "layer_flops"].groupby("method")["value"].max()
     assert last["halves"] < last["full"]
-    assert grid.best_rate("halves") == grid.best_rate("full")
+    assert {entry.spec.settings.lr for entry in runs} == {grid.BEST_RATE["gpt2"]["full"]}, "not swept: the baseline's"
+
+
+def test_a_sweep_goes_on_beside_its_best(shared, tmp_path):
+    """After one step the loss falls or rises with the rate, so the best is at an end."""
+    scale = replace(grid.SCALES["smoke"], families=("gpt2",), steps=1, budgets=(), seeds=(100,), rates=grid.RATES)
+    chosen = {"full": CONTENDERS["full"]}
+    runs = grid.entries(scale, corpus=str(shared / "text.txt"), contenders=chosen)
+    request = Request(
+        scale="rates", corpus=str(shared / "text.txt"), seeds=None, runs=tmp_path, workers=1, say=lambda line: None
+    )
+    once, _ = grid.measure_entries(runs, request, name="grid", sweep=False)
+    assert set(once["lr"]) == set(grid.RATES)
+    frame, _ = grid.measure_entries(runs, request, name="grid", sweep=True)
+    assert set(grid.RATES) < set(frame["lr"])
+    assert not grid.widened(runs, frame)

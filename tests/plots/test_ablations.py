@@ -11,8 +11,8 @@ from est_analysis.claims.est_ablations import TABLE_3
 from est_analysis.exhibits.thin import thin
 
 TESTS = Path(__file__).parents[1]
-GAPS, SAVED, ablation_frame = map(
-    run_path(str(TESTS / "synthetic_ablations.py")).get, ("GAPS", "SAVED", "ablation_frame")
+GAPS, SAVED, ablation_frame, raptr_frame = map(
+    run_path(str(TESTS / "synthetic_ablations.py")).get, ("GAPS", "SAVED", "ablation_frame", "raptr_ablation_frame")
 )
 SCRIPT = TESTS.parent / "paper_figures" / "est_ablations.py"
 
@@ -114,3 +114,21 @@ def test_nothing_that_counts_is_lost_in_committing():
         assert part.verdict == whole.verdict
         assert part.effect == pytest.approx(whole.effect, abs=1e-4)
     assert len(plots.summarise_ablations(thinned)) == len(plots.summarise_ablations(frame))
+
+
+def test_raptrs_contenders_are_drawn_where_their_means_are():
+    figure = plots.raptr_ablations(raptr_frame())
+    drawn = {line.get_gid(): line for ax in figure.axes for line in ax.lines}
+    assert drawn["mean:gradual_stacking/exponential"].get_xdata()[0] == pytest.approx(0.2)
+    assert drawn["mean:raptr/width"].get_xdata()[0] == pytest.approx(0.0)
+    assert [ax.get_title() for ax in figure.axes] == ["schedules", "scaling, axis, law"]
+    with pytest.raises(ValueError, match="no ablation of RaPTr"):
+        plots.raptr_ablations(ablation_frame())
+
+
+def test_nothing_of_raptrs_that_counts_is_lost_in_committing():
+    thinned = thin(raptr_frame())
+    claims = [claim for claim in CLAIMS.values() if claim.recipe == "raptr-ablations"]
+    whole, part = (judge(claims, frame, "quick") for frame in (raptr_frame(), thinned))
+    assert [one.verdict for one in part] == [one.verdict for one in whole]
+    assert set(thinned["metric"]) == {"validation_loss", "stage", "layer_flops", "total_flops"}

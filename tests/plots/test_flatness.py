@@ -19,7 +19,7 @@ EFFECTS, ENDS, STEPS, flatness_frame = map(PLANTED.get, ("EFFECTS", "ENDS", "STE
 SCRIPT = run_path(str(TESTS.parent / "paper_figures" / "est_flatness.py"))["main"]
 DATA = TESTS.parent / "paper_figures" / "data"
 THIN = run_path(str(TESTS.parent / "paper_figures" / "data" / "thin.py"))["thin"]
-ALONG = ENDS.keys() - {"full/half"}
+ALONG = ENDS.keys() - {"full/half", "full/est-rate-half"}
 
 
 def test_every_checkpoint_with_its_loss_and_sums_of_groups():

@@ -38,6 +38,15 @@ def test_the_gap_figure_has_a_panel_a_family_and_a_mark_a_method():
         assert marks["mean:est"].get_xdata()[0] == pytest.approx(GAPS["est"])
 
 
+def test_lengths_are_drawn_on_one_axis():
+    longer = grid_frame()
+    longer = longer.assign(step=4 * longer["step"])
+    longer = longer[longer["family"] == "gpt2"]
+    figure = plots.grid_lengths([grid_frame(), longer])
+    assert [ax.get_title() for ax in figure.axes] == ["GPT-2, 100 steps", "GPT-2, 400 steps"]
+    assert len({ax.get_xlim() for ax in figure.axes}) == 1
+
+
 def test_the_frontier_holds_the_ends_of_runs():
     points = plots.summarise_frontier(grid_frame())
     assert set(points["method"]) == {"full", "est", "raptr"}

@@ -12,7 +12,7 @@ from est_analysis.report.layouts import LAYOUTS, TEXT, find_layout
 from est_analysis.report.polynomials import components_table, transitions_table
 from est_analysis.report.stability import stability_table
 
-OF_TEXT = {"grid", "est-ablations", "flatness", "first-experiments"}
+OF_TEXT = {"grid", "est-ablations", "raptr-ablations", "flatness", "first-experiments"}
 
 
 def stability_frame():
@@ -29,6 +29,7 @@ def stability_frame():
 
 @pytest.fixture(scope="module")
 def frames(make_polynomials, planted):
+    ablations = run_path(str(Path(__file__).parents[1] / "synthetic_ablations.py"))
     return {
         "poly-raptr-vs-pld": make_polynomials(),
         "transition-smoothness": make_polynomials(methods=tuple(planted.CHANGES), tail=False),
@@ -36,7 +37,8 @@ def frames(make_polynomials, planted):
         "first-experiments": run_path(str(Path(__file__).parents[1] / "synthetic_first.py"))["first_frame"](),
         "grid": run_path(str(Path(__file__).parents[1] / "synthetic_grid.py"))["grid_frame"](),
         "flatness": run_path(str(Path(__file__).parents[1] / "synthetic_flatness.py"))["flatness_frame"](),
-        "est-ablations": run_path(str(Path(__file__).parents[1] / "synthetic_ablations.py"))["ablation_frame"](),
+        "est-ablations": ablations["ablation_frame"](),
+        "raptr-ablations": ablations["raptr_ablation_frame"](),
     }
 
 

@@ -11,7 +11,7 @@ from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.est_ablations import SHORTER, TABLE_3
 from est_analysis.exhibits.est_tables import SCHEDULES
 from est_analysis.exhibits.published import read_published
-from est_analysis.experiments.ablations import ABLATIONS
+from est_analysis.experiments.est_ablations import CONTENDERS
 
 TESTS = Path(__file__).parents[1]
 GAPS, SAVED, PRICE, ablation_frame = map(
@@ -28,8 +28,8 @@ def verdict(name, frame):
 def test_every_claim_is_of_contenders_and_table_3_is_the_papers():
     named = {word for claim in OF_ABLATIONS for word in getattr(claim.check, "keywords", {}).values()}
     methods = {word for words in named for word in ([words] if isinstance(words, str) else words)}
-    assert {*methods, *TABLE_3, *SHORTER, "est/only-heads", "est/only-mlp", "est/only-layers"} <= ABLATIONS.keys()
-    assert set(SAVED) == set(ABLATIONS), "the synthetic frame has every contender"
+    assert {*methods, *TABLE_3, *SHORTER, "est/only-heads", "est/only-mlp", "est/only-layers"} <= CONTENDERS.keys()
+    assert set(SAVED) == set(CONTENDERS), "the synthetic frame has every contender"
     printed = {method: PUBLISHED.text("EST", "3", row, "loss") for row, method in SCHEDULES.items()}
     assert {method: float(text) for method, text in printed.items() if text} == TABLE_3
 

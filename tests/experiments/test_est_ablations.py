@@ -1,25 +1,25 @@
 """The ablations: the stages they say, the savings of the papers, the grid's own runs, and rates from the sweep."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from est_analysis.experiments import ablations, grid
-from est_analysis.experiments.ablations import ABLATIONS, COMPONENTS
+from est_analysis.experiments import grid
+from est_analysis.experiments.est_ablations import ABLATION, BEST_RATE, COMPONENTS, CONTENDERS
+from est_analysis.experiments.grid_rates import beyond
 from est_analysis.experiments.study import Request
 from est_analysis.methods.cost import method_cost
 from est_analysis.subnet.cost import find_architecture, schedule_cost
 from est_analysis.subnet.schedule import find_schedule
 
 DATA = Path(__file__).parents[2] / "paper_figures" / "data"
-QUICK = ablations.SCALES["quick"]
+QUICK = ABLATION.scales["quick"]
 
 
 def _schedule(label):
-    return find_schedule(ABLATIONS[label].schedule or "gpt2-est")
+    return find_schedule(CONTENDERS[label].schedule or "gpt2-est")
 
 
 def _rates(label, step):
@@ -76,7 +76,7 @@ def test_other_lengths_keep_ests_rates_and_multiply_its_stages():
 
 def test_the_control_spends_what_one_stage_does():
     found = {}
-    for entry in ablations.entries(
+    for entry in ABLATION.entries(
         replace(QUICK, seeds=(0,)), corpus="python", contenders=("short/half", "est/one-stage")
     ):
         architecture = entry.spec.architecture(entry.spec.model_config(vocab_size=256))
@@ -88,37 +88,37 @@ def test_the_control_spends_what_one_stage_does():
 def test_what_the_grid_has_are_its_own_runs():
     on_grid = {(e.contender, e.spec.seed): e.spec for e in grid.entries(grid.SCALES["quick"], corpus="python")
                if e.family == "gpt2" and e.budget == 1}  # fmt: skip
-    ours = {(e.contender, e.spec.seed): e.spec for e in ablations.entries(QUICK, corpus="python")}
+    ours = {(e.contender, e.spec.seed): e.spec for e in ABLATION.entries(QUICK, corpus="python")}
     shared = on_grid.keys() & ours.keys()
     assert {label for label, _ in shared} == {"full", "short", "est", "est/two-stage", "est/constant"}
     assert all(repr(ours[key]) == repr(on_grid[key]) for key in shared)
-    assert len({repr(spec) for spec in ours.values()}) == len(ours) == 3 * len(ABLATIONS)
+    assert len({repr(spec) for spec in ours.values()}) == len(ours) == 3 * len(CONTENDERS)
 
 
 def test_every_contender_has_a_learning_rate_of_the_sweep():
     sweep = pd.read_csv(DATA / "ablation_rates.csv")
-    assert {(name, rate) for name in ABLATIONS for rate in grid.RATES} == set(
-        zip(sweep["method"], sweep["lr"], strict=True)
-    )
+    tried = sweep.groupby("method")["lr"].agg(set)
+    assert set(tried.index) == set(CONTENDERS)
+    assert all(set(grid.RATES) <= rates for rates in tried)
+    assert beyond(sweep.assign(family="gpt2")) == {}
     best = sweep.loc[sweep.groupby("method")["validation_loss"].idxmin()]
-    assert dict(zip(best["method"], best["lr"], strict=True)) == ablations.BEST_RATE
-    assert set(sweep["seed"]) == set(ablations.SCALES["rates"].seeds)
+    assert dict(zip(best["method"], best["lr"], strict=True)) == BEST_RATE
+    assert set(sweep["seed"]) == set(ABLATION.scales["rates"].seeds)
     assert not set(sweep["seed"]) & set(QUICK.seeds)
 
 
-def test_a_few_run(shared, tmp_path, monkeypatch):
+def test_a_few_run(shared, tmp_path):
     """Both that take a piece of sampling away, beside the baseline."""
     chosen = ("full", "est", "est/bernoulli", "est/unscaled")
-    monkeypatch.setattr(ablations, "entries", partial(ablations.entries, contenders=chosen))
-    monkeypatch.setitem(ablations.SCALES, "smoke", replace(ablations.SCALES["smoke"], steps=20))
     request = Request(
         scale="smoke", corpus=str(shared / "text.txt"), seeds=None, runs=tmp_path, workers=2, say=lambda line: None
     )
-    frame, facts = ablations.measure(request)
+    few = replace(ABLATION, contenders={label: CONTENDERS[label] for label in chosen})
+    frame, facts = few.measure(request)
     assert facts["seeds"] == [0]
     assert set(frame["method"]) == set(chosen)
     assert not {"family", "budget"} & set(frame.columns)
-    end = frame[frame["step"] == 20].set_index(["method", "metric"])["value"]
+    end = frame[frame["step"] == few.scales["smoke"].steps].set_index(["method", "metric"])["value"]
     assert end["est", "layer_flops"] == end["est/unscaled", "layer_flops"] < end["full", "layer_flops"]
     losses = {end[label, "validation_loss"] for label in chosen}
     assert len(losses) == len(chosen), "an option that changes nothing would give the same loss"

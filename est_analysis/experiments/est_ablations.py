@@ -4,16 +4,12 @@ The baseline, EST and the controls are the grid's own runs. Every contender has 
 on seed 100, which nothing else runs (scale `rates`); the rule is the grid's and was fixed before the first run.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-
-from est_analysis.experiments import grid
-from est_analysis.experiments.contenders import CONTENDERS, Contender
-from est_analysis.experiments.grid import Entry, GridScale
-from est_analysis.experiments.study import Request, Study
+from est_analysis.experiments.ablation import Ablation
+from est_analysis.experiments.contenders import CONTENDERS as ON_THE_GRID
+from est_analysis.experiments.contenders import Contender
+from est_analysis.experiments.grid_rates import BEST_RATE as GRID_RATES
 
 _FROM_THE_GRID = ("full", "short", "est", "est/two-stage", "est/constant")
 
@@ -53,16 +49,16 @@ CONTROLS: dict[str, Contender] = {
         method="short", schedule="gpt2-one-stage", note="control: the full model on ONE-STAGE's layer FLOPs"
     ),
 }
-ABLATIONS: dict[str, Contender] = {
-    **{label: CONTENDERS[label] for label in _FROM_THE_GRID},
+CONTENDERS: dict[str, Contender] = {
+    **{label: ON_THE_GRID[label] for label in _FROM_THE_GRID},
     **COMPONENTS,
     **SCHEDULES,
     **LAWS,
     **CONTROLS,
 }
-# The best of grid.RATES; the sweep is in paper_figures/data/ablation_rates.csv.
+# The sweep is in paper_figures/data/ablation_rates.csv.
 BEST_RATE: dict[str, float] = {
-    **{label: grid.BEST_RATE[label] for label in _FROM_THE_GRID},
+    **{label: GRID_RATES["gpt2"][label] for label in _FROM_THE_GRID},
     "est/only-heads": 8e-3,
     "est/only-mlp": 4e-3,
     "est/only-layers": 2e-3,
@@ -84,40 +80,10 @@ BEST_RATE: dict[str, float] = {
     "short/half": 8e-3,
 }
 
-SCALES: dict[str, GridScale] = {
-    "smoke": replace(
-        grid.SCALES["smoke"],
-        families=("gpt2",),
-        budgets=(),
-        cost="about two minutes; shows that the code runs, nothing else",
-    ),
-    "rates": replace(grid.SCALES["rates"], cost="the learning-rate sweep: three runs a contender"),
-    "quick": replace(
-        grid.SCALES["quick"],
-        families=("gpt2",),
-        budgets=(),
-        cost="about half an hour on one core, besides the grid's own runs",
-    ),
-}
-
-
-def entries(scale: GridScale, *, corpus: str, contenders: Iterable[str] = ABLATIONS) -> list[Entry]:
-    """Every run of `contenders`, by their labels in `ABLATIONS`, at `scale`."""
-    chosen = {label: ABLATIONS[label] for label in contenders}
-    return grid.entries(scale, corpus=corpus, contenders=chosen, rates=BEST_RATE)
-
-
-def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows of every run, with their learning rate as a column, and what a report should know of them."""
-    scale = grid.seeded(SCALES[request.scale], request.seeds)
-    frame, facts = grid.measure_entries(entries(scale, corpus=request.corpus), request, name=STUDY.name)
-    return frame.drop(columns=["family", "budget"]), facts
-
-
-STUDY = Study(
+ABLATION = Ablation(
     name="est-ablations",
     description="EST's components, schedules and sampling law, each changed alone, on the grid's GPT-2",
-    version=1,
-    scales={name: scale.cost for name, scale in SCALES.items()},
-    measure=measure,
+    contenders=CONTENDERS,
+    rates=BEST_RATE,
+    cost="about half an hour on one core, besides the grid's own runs",
 )

@@ -1,0 +1,61 @@
+"""Learning rates of the grid: the best of each contender on each family, and how a sweep finds it.
+
+A sweep tries `RATES`. Where the best of them is the lowest or the highest, the next octave is tried too, as far as
+`LIMITS`. It is run on seed 100, which the grid itself does not run.
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+RATES = (2e-3, 4e-3, 8e-3)
+LIMITS = (0.5e-3, 32e-3)
+
+Rates = Mapping[str, Mapping[str, float]]  # family -> contender -> learning rate
+
+_FAMILIES = ("gpt2", "llama", "megatron-bert", "t5")
+_THOUSANDTHS = {
+    "full": (16, 4, 4, 2),
+    "short": (4, 2, 1, 2),
+    "est": (2, 2, 2, 2),
+    "est/two-stage": (4, 4, 2, 4),
+    "est/constant": (4, 4, 2, 4),
+    "raptr": (4, 2, 2, 2),
+    "raptr_reversed": (8, 4, 4, 2),
+    "stochastic_depth": (8, 4, 2, 4),
+    "pld": (4, 4, 1, 4),
+    "gradual_stacking": (16, 4, 4, 4),
+    "msg": (16, 4, 8, 4),
+    "staged": (32, 4, 4, 16),
+}
+# The sweep is in paper_figures/data/grid_rates.csv.
+BEST_RATE: Rates = {
+    family: {label: rates[place] / 1000 for label, rates in _THOUSANDTHS.items()}
+    for place, family in enumerate(_FAMILIES)
+}
+
+
+def best_rate(family: str, label: str, rates: Rates = BEST_RATE) -> float:
+    """The learning rate of a contender: the baseline's for one that was not in the sweep, GPT-2's for such a family."""
+    of_family = rates.get(family, rates["gpt2"])
+    return of_family.get(label, of_family["full"])
+
+
+def beyond(sweep: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
+    """What a sweep has to try next.
+
+    Args:
+        sweep: columns family, method, lr and validation_loss (final), one finished run a row; several seeds are
+            averaged.
+
+    Returns:
+        (family, contender) -> (its best rate, the next octave to try), where the best is at an end inside `LIMITS`.
+    """
+    found = {}
+    for name, runs in sweep.groupby(["family", "method"]):
+        losses = runs.groupby("lr")["validation_loss"].mean()
+        best = float(losses.idxmin())
+        for end, octave in ((losses.index.min(), best / 2), (losses.index.max(), best * 2)):
+            if best == end and LIMITS[0] <= octave <= LIMITS[1] and octave not in losses.index:
+                found[name] = (best, octave)
+    return found

@@ -1,0 +1,66 @@
+"""Learning rates of the grid: the committed sweep, and where a sweep goes on."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from est_analysis.experiments.contenders import CONTENDERS
+from est_analysis.experiments.grid import SCALES
+from est_analysis.experiments.grid_rates import BEST_RATE, LIMITS, RATES, best_rate, beyond
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return pd.read_csv(Path(__file__).parents[2] / "paper_figures" / "data" / "grid_rates.csv")
+
+
+def _sweep(**losses):
+    """A sweep of EST on GPT-2: its losses by rate, in thousandths."""
+    rows = [("gpt2", "est", int(name[1:]) / 1000, loss) for name, loss in losses.items()]
+    return pd.DataFrame(rows, columns=["family", "method", "lr", "validation_loss"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "following"),
+    [
+        ({"r2": 3.0, "r4": 2.0, "r8": 3.0}, None),
+        ({"r2": 1.0, "r4": 2.0, "r8": 3.0}, (2e-3, 1e-3)),
+        ({"r2": 3.0, "r4": 2.0, "r8": 1.0}, (8e-3, 16e-3)),
+        ({"r2": 3.0, "r4": 2.0, "r8": 1.0, "r16": 0.9}, (16e-3, 32e-3)),
+        ({"r2": 3.0, "r4": 2.0, "r8": 1.0, "r16": 0.9, "r32": 0.8}, None),  # the limit
+        ({"r1": 0.9, "r2": 1.0, "r4": 2.0, "r8": 3.0}, (1e-3, 0.5e-3)),
+        ({"r1": 1.1, "r2": 1.0, "r4": 2.0, "r8": 3.0}, None),
+        ({"r2": 3.0, "r4": 2.0, "r8": float("nan")}, None),  # a run that diverged is no best
+    ],
+)
+def test_a_sweep_goes_on_where_its_best_is_at_an_end(losses, following):
+    assert beyond(_sweep(**losses)) == ({("gpt2", "est"): following} if following else {})
+
+
+def test_seeds_are_averaged():
+    several = pd.concat([_sweep(r2=1.0, r4=2.0, r8=2.5), _sweep(r2=3.5, r4=2.0, r8=2.5)])
+    assert beyond(several) == {}
+
+
+def test_every_contender_has_the_best_rate_of_the_committed_sweep(committed):
+    best = committed.loc[committed.groupby(["family", "method"])["validation_loss"].idxmin()]
+    found = {(row.family, row.method): row.lr for row in best.itertuples()}
+    assert found == {(family, label): rate for family, rates in BEST_RATE.items() for label, rate in rates.items()}
+    assert set(BEST_RATE) == set(SCALES["quick"].families) == set(SCALES["rates"].families)
+    assert all(set(rates) == set(CONTENDERS) for rates in BEST_RATE.values())
+
+
+def test_the_committed_sweep_tried_all_rates_and_what_follows(committed):
+    for _, rates in committed.groupby(["family", "method"])["lr"]:
+        assert set(RATES) <= set(rates)
+        assert rates.between(*LIMITS).all()
+        assert rates.is_unique
+    assert beyond(committed) == {}
+    assert set(committed["seed"]) == set(SCALES["rates"].seeds)
+
+
+def test_what_was_not_swept_has_a_neighbours_rate():
+    assert best_rate("t5", "mine") == BEST_RATE["t5"]["full"]
+    assert best_rate("mine", "est") == BEST_RATE["gpt2"]["est"]
+    assert best_rate("mine", "mine") == BEST_RATE["gpt2"]["full"]
