@@ -13,7 +13,7 @@ import pandas as pd
 
 from est_analysis.experiments.contenders import CONTENDERS, Contender
 from est_analysis.experiments.facts import training_facts
-from est_analysis.experiments.grid_rates import BEST_RATE, RATES, Rates, best_rate, beyond
+from est_analysis.experiments.grid_rates import BEST_RATE, MORE_SEEDS, RATES, Rates, best_rate, beyond, finalists
 from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
@@ -76,8 +76,9 @@ SCALES: dict[str, GridScale] = {
     "report": GridScale(
         families=("gpt2",),
         steps=2400,
+        seq_len=64,
         budgets=(0.5,),
-        cost="an hour and a half on two cores: GPT-2 on eight times the text, 20 tokens a parameter",
+        cost="about three quarters of an hour on two cores: GPT-2 for four times the steps, ten tokens a parameter",
     ),
 }
 
@@ -170,29 +171,43 @@ def measure_entries(
     A `sweep` goes on where the best learning rate is at an end of what was tried.
     """
     spec = next(entry.spec for entry in runs if entry.budget == 1)
-    facts = training_facts(spec, corpus=request.corpus, seeds=(entry.spec.seed for entry in runs))
     steps, workers = spec.settings.steps, request.workers or 2
     request.say(f"{name}, {request.scale} scale: {len(runs)} runs of about {steps} steps, {workers} at once")
     rows = run_entries(runs, root=request.runs, workers=workers)
     while sweep and (more := widened(runs, rows)):
-        request.say(f"{name}: {len(more)} runs more, at learning rates next to the best")
+        request.say(f"{name}: {len(more)} runs more, at learning rates next to the best or on more seeds")
         runs = [*runs, *more]
         rows = run_entries(runs, root=request.runs, workers=workers)
-    return rows, facts
+    return rows, training_facts(spec, corpus=request.corpus, seeds=(entry.spec.seed for entry in runs))
 
 
 def widened(runs: Sequence[Entry], rows: pd.DataFrame) -> list[Entry]:
     """The runs of a sweep that are still to be made, given the rows of `runs`."""
     losses = rows[rows["metric"] == "validation_loss"]
     losses = losses.loc[losses.groupby("run_id")["step"].idxmax()].rename(columns={"value": "validation_loss"})
-    following = beyond(losses)
-    found = []
-    for entry in runs:
-        settings = entry.spec.settings
-        best, octave = following.get((entry.family, entry.contender), (None, None))
-        if settings.lr == best:
-            found.append(replace(entry, spec=replace(entry.spec, settings=replace(settings, lr=octave))))
-    return found
+    following, made = beyond(losses), {repr(entry.spec) for entry in runs}
+    if following:
+        more = [
+            _at(entry, lr=following[entry.family, entry.contender][1])
+            for entry in runs
+            if entry.spec.settings.lr == following.get((entry.family, entry.contender), (None,))[0]
+        ]
+    else:
+        last = {name: rates for name, rates in finalists(losses).items() if len(rates) > 1}
+        more = [
+            _at(entry, seed=seed)
+            for entry in runs
+            for seed in MORE_SEEDS
+            if entry.spec.settings.lr in last.get((entry.family, entry.contender), ())
+        ]
+    return list({repr(entry.spec): entry for entry in more if repr(entry.spec) not in made}.values())
+
+
+def _at(entry: Entry, *, lr: float | None = None, seed: int | None = None) -> Entry:
+    """`entry` at another learning rate or with another seed."""
+    spec = entry.spec
+    settings = spec.settings if lr is None else replace(spec.settings, lr=lr)
+    return replace(entry, spec=replace(spec, settings=settings, seed=spec.seed if seed is None else seed))
 
 
 def seeded(scale: GridScale, seeds: int | None) -> GridScale:

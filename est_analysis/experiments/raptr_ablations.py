@@ -52,6 +52,16 @@ CONTENDERS: dict[str, Contender] = {
 # The sweep is in paper_figures/data/raptr_ablation_rates.csv.
 BEST_RATE: dict[str, float] = {
     **{label: GRID_RATES["gpt2"][label] for label in _FROM_THE_GRID},
+    "raptr/two-stage": 4e-3,
+    "raptr/exponential": 8e-3,
+    "raptr/late": 8e-3,
+    "raptr/warm-up": 8e-3,
+    "gradual_stacking/two-stage": 8e-3,
+    "gradual_stacking/exponential": 8e-3,
+    "raptr/width": 4e-3,
+    "raptr/sqrt_gap": 4e-3,
+    "raptr/linear_gap": 4e-3,
+    "raptr/inv_p": 4e-3,
 }
 
 ABLATION = Ablation(

@@ -38,6 +38,12 @@ _RATIOS = {
     "EST: Fisher trace": ("est", ("fisher_trace",)),
     "EST: scale-invariant": ("est", ("scale_invariant",)),
 }
+# EST's end against full models that were trained to their own end, in half and in all the steps.
+_BOTH_DECAYED = {
+    "EST: both decayed": ("full/half", "full"),
+    "EST: one rate, both decayed": ("full/est-rate-half", "full/est-rate"),
+}
+_NEAR = 0.05  # nats that EST may end outside of what those two ended at
 _WIDEST = 1.4  # times the largest value seen: what of an interval is beyond that leaves the panel
 _AXIS = "trace of the loss Hessian"
 
@@ -94,7 +100,8 @@ def _pairs(measured: pd.DataFrame, method: str, baseline: str = "full"):
 def summarise_flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """Log of every method's trace over the full model's at equal loss, and of parts of EST's.
 
-    The run that ended lower is read where it last passed the other's final loss.
+    The run that ended lower is read where it last passed the other's final loss; in the last two rows full models are
+    read between the ends of their runs of half and of all the steps.
 
     Returns:
         Columns label, method, corpus, seed and value; what cannot be read is left out.
@@ -109,7 +116,27 @@ def summarise_flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
             with np.errstate(invalid="ignore", divide="ignore"):
                 read = [_at_loss(run, level, np.log(run["value"].to_numpy())) for run in (ours, theirs)]
             rows.append((label, method, corpus, seed, read[0] - read[1]))
+    rows += _against_decayed(frame)
     return pd.DataFrame(rows, columns=["label", "method", "corpus", "seed", "value"]).dropna(ignore_index=True)
+
+
+def _against_decayed(frame: pd.DataFrame) -> list[tuple[str, str, str, int, float]]:
+    """The rows of `_BOTH_DECAYED`: label, method, corpus, seed, and log of EST's trace over theirs at EST's loss."""
+    measured, rows = _measured(frame, GROUPS["whole model"]).sort_values("step"), []
+    for label, (half, whole) in _BOTH_DECAYED.items():
+        ends = [
+            measured[measured["method"] == name].groupby(["corpus", "seed"]).last() for name in ("est", half, whole)
+        ]
+        for (corpus, seed), ours in ends[0].iterrows():
+            if any((corpus, seed) not in rival.index for rival in ends[1:]):
+                continue
+            theirs = pd.DataFrame([rival.loc[corpus, seed] for rival in ends[1:]])
+            high, low = theirs["loss"]
+            if ours["value"] > 0 and low < high and low - _NEAR <= ours["loss"] <= high + _NEAR:
+                level = float(np.clip(ours["loss"], low, high))
+                read = _at_loss(theirs, level, np.log(theirs["value"].to_numpy(dtype=float)))
+                rows.append((label, "est", corpus, seed, np.log(ours["value"]) - read))
+    return rows
 
 
 def summarise_table_5(frame: pd.DataFrame) -> pd.DataFrame:

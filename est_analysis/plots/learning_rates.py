@@ -31,7 +31,8 @@ def _label_rates(sweep: pd.DataFrame, ax: Axes) -> None:
 def learning_rates(sweep: pd.DataFrame) -> Figure:
     """One line a method, its best learning rate filled; of many methods a panel each, the others grey behind it.
 
-    Of several families each panel holds one method's distance from its own best, a line a family.
+    Of several families each panel holds one method's distance from its own best, a line a family. Seeds are averaged;
+    where some rates were run on more seeds than others, the best is one of them.
 
     Args:
         sweep: columns method, lr and validation_loss, one finished run a row; column family where there are several.
@@ -81,10 +82,11 @@ def _by_family(sweep: pd.DataFrame, methods: list[str]) -> Figure:
             runs = sweep[(sweep["method"] == method) & (sweep["family"] == family)].sort_values("lr")
             if runs.empty:
                 continue
-            above = runs["validation_loss"] - runs["validation_loss"].min()
+            losses = runs.groupby("lr")["validation_loss"].agg(["mean", "count"])
+            best = losses.loc[losses["count"] == losses["count"].max(), "mean"].idxmin()
+            above = losses["mean"] - losses["mean"][best]
             drawn = {"color": look.colour, "marker": look.marker, "ls": look.linestyle, "ms": 4.5}
-            ax.plot(runs["lr"], above, mfc="white", label=look.label, gid=f"sweep:{family}:{method}", **drawn)
-            best = runs["lr"][above.idxmin()]
+            ax.plot(above.index, above, mfc="white", label=look.label, gid=f"sweep:{family}:{method}", **drawn)
             ax.plot(best, 0, gid=f"best:{family}:{method}", **drawn)
         _label_rates(sweep, ax)
     figure.supylabel("final validation loss above its own best (nats per token)", fontsize=10)

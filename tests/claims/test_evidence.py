@@ -245,7 +245,7 @@ def test_every_figure_named_is_there(committed):
     named = {one.figure for one in committed if one.shown.run_ids and one.claim.recipe != "grid"} - {None}
     reproduced = {"est_figure3", "est_sampling_penalty"}
     first = {"first_gaps", "first_linear", "first_stacks"}
-    ablations = {"est_components", "est_schedules"}
+    ablations = {"est_components", "est_schedules", "raptr_ablations"}
     flatness = {"est_flatness", "est_flatness_ratios", "est_downstream", "est_downstream_trace"}
     polynomials = {"raptr_polynomials", "raptr_transitions", "raptr_stability"}
     assert named == reproduced | first | ablations | flatness | polynomials

@@ -115,6 +115,21 @@ def test_table_5_refuses_to_compare_where_the_claim_does(tables, data):
         assert cell.why == verdict.detail
 
 
+def test_a_family_is_taken_from_the_largest_scale_that_has_it(tmp_path):
+    frame = synthetic_grid["grid_frame"](families=("gpt2", "llama"))
+    frame.to_csv(tmp_path / "grid_quick.csv", index=False)
+    frame[frame["family"] == "gpt2"].to_csv(tmp_path / "grid_report.csv", index=False)
+    data = DataFolder(tmp_path)
+    assert data.scales("grid") == ["report", "quick"]
+    for table, scale in {"est-table2": "report", "est-table4": "quick"}.items():
+        assert f"{scale} scale" in EXHIBITS[table].draw(data).cells["EST", "loss"].source
+    assert EXHIBITS["raptr-bert"].draw(data).cells["PLD", "loss"].why == (
+        "no run of family 'megatron-bert' at 1 times the steps"
+    )
+    assert set(EXHIBITS["grid"].draw(data)) == {"grid_gaps", "grid_frontier", "grid_lengths"}
+    assert set(EXHIBITS["grid"].draw(DataFolder(tmp_path, "quick"))) == {"grid_gaps", "grid_frontier"}
+
+
 def test_a_planted_grid_and_curves(tmp_path, make_frame):
     frame = synthetic_grid["grid_frame"](families=("gpt2", "llama"))
     frame.to_csv(tmp_path / "grid_quick.csv", index=False)

@@ -184,14 +184,7 @@ def test_what_changes_one_thing_keeps_the_rate():
         assert lr[language, "full/half"] == lr[language, "full"]
         assert lr[language, "full/est-rate-half"] == lr[language, "est"]
     assert lr["text", "full/constant-lr"] == lr["text", "est/constant-lr"] == lr["text", "est"]
-
-
-def test_rates_on_text_are_the_best_of_those_tried_by_the_grids_sweep():
-    sweep = pd.read_csv(DATA / "grid_rates.csv")
-    sweep = sweep[(sweep["family"] == "gpt2") & sweep["lr"].isin(grid.RATES)]
-    best = sweep.loc[sweep.groupby("method")["validation_loss"].idxmin()].set_index("method")["lr"]
-    rates = QUICK.languages["text"].rates
-    assert all(rates[label] == best[label] for label in ("full", "est", "raptr"))
+    assert all(lr["text", label] == grid.BEST_RATE["gpt2"][label] for label in ("full", "est", "raptr"))
 
 
 def test_every_rate_is_the_best_of_the_sweep():

@@ -7,7 +7,16 @@ import pytest
 
 from est_analysis.experiments.contenders import CONTENDERS
 from est_analysis.experiments.grid import SCALES
-from est_analysis.experiments.grid_rates import BEST_RATE, LIMITS, RATES, best_rate, beyond
+from est_analysis.experiments.grid_rates import (
+    BEST_RATE,
+    LIMITS,
+    MORE_SEEDS,
+    RATES,
+    best_rate,
+    best_rates,
+    beyond,
+    finalists,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +27,7 @@ def committed():
 def _sweep(**losses):
     """A sweep of EST on GPT-2: its losses by rate, in thousandths."""
     rows = [("gpt2", "est", int(name[1:]) / 1000, loss) for name, loss in losses.items()]
-    return pd.DataFrame(rows, columns=["family", "method", "lr", "validation_loss"])
+    return pd.DataFrame(rows, columns=["family", "method", "lr", "validation_loss"]).assign(seed=100)
 
 
 @pytest.mark.parametrize(
@@ -38,26 +47,38 @@ def test_a_sweep_goes_on_where_its_best_is_at_an_end(losses, following):
     assert beyond(_sweep(**losses)) == ({("gpt2", "est"): following} if following else {})
 
 
-def test_seeds_are_averaged():
-    several = pd.concat([_sweep(r2=1.0, r4=2.0, r8=2.5), _sweep(r2=3.5, r4=2.0, r8=2.5)])
-    assert beyond(several) == {}
+def test_a_rate_beyond_the_usual_ones_has_to_hold_on_more_seeds():
+    name, first = ("gpt2", "est"), _sweep(r2=3.0, r4=2.0, r8=1.0, r16=0.9, r32=0.95)
+    assert beyond(first) == {}
+    assert finalists(first) == {name: (8e-3, 16e-3)}
+    assert finalists(_sweep(r2=3.0, r4=2.0, r8=3.0)) == {name: (4e-3,)}
+    holds, fails = (
+        pd.concat([first, *(_sweep(r8=1.0, r16=loss).assign(seed=seed) for seed in MORE_SEEDS)]) for loss in (0.9, 1.2)
+    )
+    assert (best_rates(holds), best_rates(fails)) == ({name: 16e-3}, {name: 8e-3})
+    assert beyond(fails) == {}, "other seeds do not widen a sweep"
 
 
 def test_every_contender_has_the_best_rate_of_the_committed_sweep(committed):
-    best = committed.loc[committed.groupby(["family", "method"])["validation_loss"].idxmin()]
-    found = {(row.family, row.method): row.lr for row in best.itertuples()}
-    assert found == {(family, label): rate for family, rates in BEST_RATE.items() for label, rate in rates.items()}
+    assert best_rates(committed) == {
+        (family, label): rate for family, rates in BEST_RATE.items() for label, rate in rates.items()
+    }
     assert set(BEST_RATE) == set(SCALES["quick"].families) == set(SCALES["rates"].families)
     assert all(set(rates) == set(CONTENDERS) for rates in BEST_RATE.values())
 
 
 def test_the_committed_sweep_tried_all_rates_and_what_follows(committed):
-    for _, rates in committed.groupby(["family", "method"])["lr"]:
-        assert set(RATES) <= set(rates)
-        assert rates.between(*LIMITS).all()
-        assert rates.is_unique
+    last = finalists(committed)
+    for name, runs in committed.groupby(["family", "method"]):
+        assert set(RATES) <= set(runs["lr"])
+        assert runs["lr"].between(*LIMITS).all()
+        for _, seeds in runs.groupby("lr")["seed"]:
+            assert seeds.is_unique
+        again = {rate for rate, seed in zip(runs["lr"], runs["seed"], strict=True) if seed in MORE_SEEDS}
+        assert again == (set(last[name]) if len(last[name]) > 1 else set())
     assert beyond(committed) == {}
-    assert set(committed["seed"]) == set(SCALES["rates"].seeds)
+    assert set(committed["seed"]) == {*SCALES["rates"].seeds, *MORE_SEEDS}
+    assert not set(committed["seed"]) & set(SCALES["quick"].seeds)
 
 
 def test_what_was_not_swept_has_a_neighbours_rate():

@@ -54,6 +54,19 @@ def test_ratios_are_what_the_claims_judge(label, claim, corpus):
     assert values.mean() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("label", "claim"), [("EST: both decayed", "both-decayed"), ("EST: one rate, both decayed", "same-decay")]
+)
+def test_decayed_ratios_are_what_the_claims_judge(label, claim):
+    frame = flatness_frame(effects={"full/half": (0.1, 0.1, 0.1), "full/est-rate": (0.3, 0.3, 0.3)})
+    ratios = plots.summarise_flatness_ratios(frame)
+    values = ratios.loc[(ratios["label"] == label) & (ratios["corpus"] == "text"), "value"]
+    assert len(values) == 3
+    assert values.mean() == pytest.approx(judge([CLAIMS[f"est.flatness.{claim}.text"]], frame, "quick")[0].effect)
+    outside = plots.summarise_flatness_ratios(flatness_frame(ends={"est": 2.9}))
+    assert label not in set(outside["label"])
+
+
 def test_what_cannot_be_read_is_left_out():
     ratios = plots.summarise_flatness_ratios(flatness_frame(ends={"est": 4.5}))
     assert "EST" not in set(ratios.loc[ratios["corpus"] == "text", "label"])
