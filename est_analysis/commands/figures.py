@@ -124,11 +124,11 @@ def _print_list(chosen: Sequence["Exhibit"], folder: "DataFolder", *, as_json: b
     for exhibit in chosen:
         record = {"name": exhibit.name, "title": exhibit.title, "where": exhibit.locus, "data": [], "missing": []}
         for source in exhibit.sources:
-            path = folder.path(source)
-            if path.is_file():
-                record["data"].append(path.name)
-            else:
-                record["missing"].append({"file": path.name, "command": folder.command(source)})
+            for path in folder.paths(source):
+                if path.is_file():
+                    record["data"].append(path.name)
+                else:
+                    record["missing"].append({"file": path.name, "command": folder.command(source)})
         records.append(record)
     if as_json:
         print(json.dumps(records, indent=1))

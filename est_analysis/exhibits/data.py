@@ -94,6 +94,12 @@ class DataFolder:
             return self.folder / OTHER_FILES[source].file
         return self.folder / rows_file(source, self._scale(source))
 
+    def paths(self, source: str) -> list[Path]:
+        """All files that are drawn from: of the grid, whose scales have different families, every scale."""
+        if source != "grid":
+            return [self.path(source)]
+        return [self.folder / rows_file(source, scale) for scale in self.scales(source)]
+
     def command(self, source: str) -> str:
         """What to type to measure `source`."""
         return command(source, self._scale(source))

@@ -5,7 +5,7 @@ is the pre-norm BERT: with its norms after the additions the baseline does not t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,16 @@ import pandas as pd
 
 from est_analysis.experiments.contenders import CONTENDERS, Contender
 from est_analysis.experiments.facts import training_facts
-from est_analysis.experiments.grid_rates import BEST_RATE, MORE_SEEDS, RATES, Rates, best_rate, beyond, finalists
+from est_analysis.experiments.grid_rates import (
+    BEST_RATE,
+    BEST_RATE_LONGER,
+    MORE_SEEDS,
+    RATES,
+    Rates,
+    best_rate,
+    beyond,
+    finalists,
+)
 from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
@@ -32,7 +41,10 @@ class GridScale:
         steps, batch_size, seq_len, validation_tokens: of every run.
         seeds: of every contender.
         rates: learning rates to try for every contender; empty for each one's best.
-        budgets: shares of `steps` at which those of `FRONTIER` are run besides, on the first family.
+        best: these.
+        contenders: of those in `contenders.CONTENDERS`.
+        budgets: shares of `steps` at which those of `frontier` are run besides, on the first family.
+        frontier: contenders.
         cost: what to expect, in words.
     """
 
@@ -43,7 +55,10 @@ class GridScale:
     validation_tokens: int = 32_768
     seeds: tuple[int, ...] = (0, 1, 2)
     rates: tuple[float, ...] = ()
+    best: Rates = field(default_factory=lambda: BEST_RATE)
+    contenders: tuple[str, ...] = tuple(CONTENDERS)
     budgets: tuple[float, ...] = ()
+    frontier: tuple[str, ...] = FRONTIER
     cost: str
 
 
@@ -73,12 +88,24 @@ SCALES: dict[str, GridScale] = {
         budgets=(0.5, 2.0),
         cost="about three quarters of an hour on two cores",
     ),
+    "report-rates": GridScale(
+        families=("gpt2",),
+        steps=2400,
+        seq_len=64,
+        seeds=(100,),
+        rates=RATES,
+        contenders=("full", "short", "est", "raptr"),
+        cost="a learning-rate sweep for `report`, about ten minutes on two cores",
+    ),
     "report": GridScale(
         families=("gpt2",),
         steps=2400,
         seq_len=64,
+        best=BEST_RATE_LONGER,
+        contenders=tuple(label for label in CONTENDERS if label not in ("est/two-stage", "est/constant", "pld")),
         budgets=(0.5,),
-        cost="about three quarters of an hour on two cores: GPT-2 for four times the steps, ten tokens a parameter",
+        frontier=("full",),
+        cost="half an hour on two cores: GPT-2 for four times the steps, ten tokens a parameter",
     ),
 }
 
@@ -97,12 +124,17 @@ def entries(
     scale: GridScale,
     *,
     corpus: str,
-    contenders: Mapping[str, Contender] = CONTENDERS,
-    rates: Rates = BEST_RATE,
+    contenders: Mapping[str, Contender] | None = None,
+    rates: Rates | None = None,
 ) -> list[Entry]:
-    """Every run of `contenders` at `scale`, the dearest first, each at its own of `rates` unless `scale` tries some."""
+    """Every run of `contenders` at `scale`, the dearest first.
+
+    The contenders are those of `scale` unless given. Each is at its own of `rates`, those of `scale` unless given; at
+    all that `scale` tries if it tries some.
+    """
+    contenders = contenders or {label: CONTENDERS[label] for label in scale.contenders}
     grid = [(family, label, 1.0) for family in scale.families for label in contenders]
-    grid += [(scale.families[0], label, budget) for budget in scale.budgets for label in FRONTIER]
+    grid += [(scale.families[0], label, budget) for budget in scale.budgets for label in scale.frontier]
     found = [
         Entry(
             family=family,
@@ -111,7 +143,7 @@ def entries(
             spec=_spec(scale, family, contenders[label], corpus, steps=round(budget * scale.steps), seed=seed, lr=lr),
         )
         for family, label, budget in grid
-        for lr in scale.rates or (best_rate(family, label, rates),)
+        for lr in scale.rates or (best_rate(family, label, rates or scale.best),)
         for seed in scale.seeds
     ]
     return sorted(found, key=lambda entry: -entry.budget)

@@ -101,7 +101,8 @@ SAME = {
 @pytest.mark.parametrize(("name", "row", "column"), SAME)
 def test_ours_are_the_claims(tables, data, name, row, column):
     claim = CLAIMS[SAME[name, row, column]]
-    (verdict,) = judge([claim], data.rows(claim.recipe), "quick")
+    verdicts = [judge([claim], data.find(claim.recipe, scale).frame, scale)[0] for scale in data.scales(claim.recipe)]
+    verdict = next(one for one in verdicts if one.verdict != "untested")
     found = tables[name].cells[row, column].ours
     assert (found.effect, found.interval, found.seeds) == (verdict.effect, verdict.interval, verdict.seeds)
 

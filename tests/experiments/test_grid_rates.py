@@ -9,6 +9,7 @@ from est_analysis.experiments.contenders import CONTENDERS
 from est_analysis.experiments.grid import SCALES
 from est_analysis.experiments.grid_rates import (
     BEST_RATE,
+    BEST_RATE_LONGER,
     LIMITS,
     MORE_SEEDS,
     RATES,
@@ -18,10 +19,12 @@ from est_analysis.experiments.grid_rates import (
     finalists,
 )
 
+DATA = Path(__file__).parents[2] / "paper_figures" / "data"
+
 
 @pytest.fixture(scope="module")
 def committed():
-    return pd.read_csv(Path(__file__).parents[2] / "paper_figures" / "data" / "grid_rates.csv")
+    return pd.read_csv(DATA / "grid_rates.csv")
 
 
 def _sweep(**losses):
@@ -79,6 +82,24 @@ def test_the_committed_sweep_tried_all_rates_and_what_follows(committed):
     assert beyond(committed) == {}
     assert set(committed["seed"]) == {*SCALES["rates"].seeds, *MORE_SEEDS}
     assert not set(committed["seed"]) & set(SCALES["quick"].seeds)
+
+
+def test_what_longer_training_may_allow_was_swept_again():
+    sweep = pd.read_csv(DATA / "grid_rates_report.csv")
+    first = sweep[sweep["seed"] == 100]
+    assert all(sorted(rates) == sorted(RATES) for _, rates in first.groupby("method")["lr"])
+    runs = sweep.groupby(["method", "lr"])["validation_loss"].agg(["mean", "size"])
+    best = {
+        label: rates.loc[rates["size"] == rates["size"].max(), "mean"].idxmin()[1]
+        for label, rates in runs.groupby("method")
+    }
+    assert BEST_RATE_LONGER["gpt2"] == BEST_RATE["gpt2"] | best
+    report = SCALES["report"]
+    assert (report.best, report.steps) == (BEST_RATE_LONGER, sweep["steps"].max())
+    low = {label for label, rate in BEST_RATE["gpt2"].items() if rate < max(RATES)}
+    assert set(report.contenders) == set(CONTENDERS) - (low - set(best)), (
+        "no rate of the shorter training is taken over"
+    )
 
 
 def test_what_was_not_swept_has_a_neighbours_rate():
