@@ -1,11 +1,12 @@
 """Checks on ablations: contenders against each other, against what they save, and against shorter runs."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from .claim import Measured, NotMeasured
+from .claim import Claim, Measured, NotMeasured
 from .statistics import common_seeds, final, final_pair, over_seeds, runs_of, saving, transitions
 
 
@@ -17,6 +18,21 @@ def difference(frame: pd.DataFrame, ours: str, theirs: str) -> Measured:
         f"({_described(frame, theirs)}); a small model, trained briefly"
     )
     return over_seeds(one - other, unit="nats", detail=detail)
+
+
+def difference_claim(row: tuple, *, prefix: str, paper: str, recipe: str) -> Claim:
+    """The claim of a row of a table: name, locus, statement, (threshold, region), contender, rival."""
+    name, locus, statement, (threshold, region), ours, theirs = row
+    return Claim(
+        id=f"{prefix}.{name}",
+        paper=paper,
+        locus=locus,
+        statement=f"{statement}.",
+        threshold=f"final loss difference, paired by seed, {threshold}",
+        region=region,
+        recipe=recipe,
+        check=partial(difference, ours=ours, theirs=theirs),
+    )
 
 
 def _described(frame: pd.DataFrame, method: str) -> str:

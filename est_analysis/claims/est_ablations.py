@@ -11,7 +11,7 @@ from math import inf
 import pandas as pd
 from scipy import stats
 
-from .ablation_checks import above_shorter_runs, before_last_stage, difference, gaps, price_difference
+from .ablation_checks import above_shorter_runs, before_last_stage, difference_claim, gaps, price_difference
 from .claim import Claim, Measured, NotMeasured
 from .statistics import final, over_seeds
 
@@ -270,21 +270,8 @@ _OTHERS = (
 )
 
 
-def _difference(row: tuple) -> Claim:
-    name, locus, statement, (threshold, region), ours, theirs = row
-    return Claim(
-        id=f"est.{name}",
-        paper=_PAPER,
-        locus=locus,
-        statement=f"{statement}.",
-        threshold=f"final loss difference, paired by seed, {threshold}",
-        region=region,
-        recipe=_RECIPE,
-        check=partial(difference, ours=ours, theirs=theirs),
-    )
-
-
-_BY_ID = {claim.id: claim for claim in (*map(_difference, _DIFFERENCES), *_OTHERS)}
+_DIFFERENCE_CLAIMS = (difference_claim(row, prefix="est", paper=_PAPER, recipe=_RECIPE) for row in _DIFFERENCES)
+_BY_ID = {claim.id: claim for claim in (*_DIFFERENCE_CLAIMS, *_OTHERS)}
 CLAIMS = {name: _BY_ID[name] for name in sorted(_BY_ID, key=lambda name: name.split(".")[1])}
 GROUPS = {
     "est.ablation": "What sampling one dimension alone costs, beside the full model and beside EST.",

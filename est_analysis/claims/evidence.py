@@ -44,7 +44,8 @@ SOURCES = (
     Source(recipe="flatness", scale="quick", file="flatness_quick.csv"),
     Source(recipe="first-experiments", scale="quick", file="first_experiments_quick.csv"),
 )
-# Recipe, beginning of a claim's id, figure: the first that fits.
+_FIGURE_AT = {("grid", "report"): "grid_lengths"}  # of a recipe at a scale that has a figure of its own
+# Of all others: recipe, beginning of a claim's id, figure; the first that fits.
 _FIGURES = (
     ("reproduce", "est.sampling", "est_sampling_penalty"),
     ("reproduce", "est.", "est_figure3"),
@@ -129,6 +130,8 @@ class Judged:
     @property
     def figure(self) -> str | None:
         """The file name, without its ending, of the figure in `paper_figures` that shows what the check measures."""
+        if own := _FIGURE_AT.get((self.claim.recipe, self.shown.verdict.scale)):
+            return own
         for recipe, start, name in _FIGURES:
             if self.claim.recipe == recipe and self.claim.id.startswith(start):
                 return name

@@ -11,7 +11,7 @@ from math import inf
 
 import pandas as pd
 
-from .ablation_checks import above_shorter_runs, difference, gaps, gaps_above_shorter_runs
+from .ablation_checks import above_shorter_runs, difference_claim, gaps, gaps_above_shorter_runs
 from .claim import Claim, Measured
 from .statistics import over_seeds
 
@@ -168,21 +168,8 @@ _OTHERS = (
 )
 
 
-def _difference(row: tuple) -> Claim:
-    name, locus, statement, (threshold, region), ours, theirs = row
-    return Claim(
-        id=f"raptr.{name}",
-        paper=_PAPER,
-        locus=locus,
-        statement=f"{statement}.",
-        threshold=f"final loss difference, paired by seed, {threshold}",
-        region=region,
-        recipe=_RECIPE,
-        check=partial(difference, ours=ours, theirs=theirs),
-    )
-
-
-_BY_ID = {claim.id: claim for claim in (*map(_difference, _DIFFERENCES), *_OTHERS)}
+_DIFFERENCE_CLAIMS = (difference_claim(row, prefix="raptr", paper=_PAPER, recipe=_RECIPE) for row in _DIFFERENCES)
+_BY_ID = {claim.id: claim for claim in (*_DIFFERENCE_CLAIMS, *_OTHERS)}
 CLAIMS = {name: _BY_ID[name] for name in sorted(_BY_ID, key=lambda name: name.split(".")[1])}
 GROUPS = {
     "raptr.schedule": "How RaPTr's and stacking's schedules end beside one another, and beside shorter full runs.",

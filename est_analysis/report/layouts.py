@@ -316,7 +316,7 @@ _FLATNESS = Layout(
             name="flatness_ratios",
             title="Ratios at equal loss",
             caption="Trace over the full model's at equal loss: means, 95 % intervals and seeds (ticks). Left of the "
-            "line is flatter than the full model.",
+            "line is flatter than the full model. A row at one rate is over the full model at EST's rate.",
             draw=plots.flatness_ratios,
         ),
         Illustration(

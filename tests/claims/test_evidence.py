@@ -252,6 +252,13 @@ def test_every_figure_named_is_there(committed):
     assert named <= {path.stem for path in DATA.parent.glob("*.svg")}
 
 
+def test_a_claim_judged_on_longer_runs_names_their_figure(committed):
+    figures = {(one.claim.id, one.shown.verdict.scale): one.figure for one in committed if one.claim.recipe == "grid"}
+    assert figures["grid.est-full.gpt2", "report"] == "grid_lengths"
+    assert figures["grid.est-full.llama", "quick"] == "grid_gaps"
+    assert {f"{name}.svg" for name in figures.values()} <= {path.name for path in DATA.parent.glob("*.svg")}
+
+
 def test_reading_does_not_depend_on_the_order_of_rows(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("shuffled")
     for path in folder.iterdir():
