@@ -42,6 +42,7 @@ SOURCES = (
     Source(recipe="est-ablations", scale="quick", file="est_ablations_quick.csv"),
     Source(recipe="raptr-ablations", scale="quick", file="raptr_ablations_quick.csv"),
     Source(recipe="flatness", scale="quick", file="flatness_quick.csv"),
+    Source(recipe="flatness", scale="report", file="flatness_report.csv"),
     Source(recipe="first-experiments", scale="quick", file="first_experiments_quick.csv"),
 )
 _FIGURE_AT = {("grid", "report"): "grid_lengths"}  # of a recipe at a scale that has a figure of its own

@@ -4,11 +4,11 @@ EST (arXiv 2406.06962, section 5.2, Table 5) reports a smaller trace at almost t
 which EST ends at a higher loss at this scale, so that the baseline is read where it passed that loss; and `hmm`, a
 synthetic one of known entropy, the setting of Liu et al. 2023 (arXiv 2210.14199), on which losses end close together.
 
-Learning rates are the best of `grid.RATES` on seed 100 (scale `rates`; on text the grid's own). What changes one
-thing about EST keeps EST's rate: flatness depends on the rate, and another would change two things. For the same reason
-the baseline runs at EST's rate too (`full/est-rate`), as in the paper, where both have one; and at either rate in half
-the steps, so that equal losses can be compared with both rates decayed. The pair `/constant-lr` is for the slope of the
-loss in stage 3.
+Learning rates are the best of `grid.RATES` on seed 100 (scale `rates`; on text the grid's own, of the same length; the
+synthetic language's at `report` are of two seeds, scale `report-rates`). What changes one thing about EST keeps EST's
+rate: flatness depends on the rate, and another would change two things. For the same reason the baseline runs at EST's
+rate too (`full/est-rate`), as in the paper, where both have one; and at either rate in half the steps, so that equal
+losses can be compared with both rates decayed. The pair `/constant-lr` is for the slope of the loss in stage 3.
 """
 
 from collections.abc import Iterable, Mapping
@@ -111,6 +111,7 @@ _HMM = Language(
     seq_len=16,
     rates={"full": 8e-3, "est": 4e-3, "dropout": 8e-3, "raptr": 4e-3},  # paper_figures/data/flatness_rates.csv
 )
+_LONGER_TEXT = replace(_TEXT, rates={label: grid.BEST_RATE_LONGER["gpt2"][label] for label in ("full", "est")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,20 +123,23 @@ class FlatnessScale:
         languages: by name.
         cost: what to expect, in words.
         seeds: of every contender.
+        variants: labels of contenders.
         tried: learning rates to try for every contender with a rate of its own; empty for the best.
         validation_tokens: of every run.
         curvature: when and how well it is measured.
         downstream: how much of each downstream proxy; the later checkpoints whose curvature is measured have them too.
+            None for nothing.
     """
 
     steps: int
     languages: Mapping[str, Language]
     cost: str
     seeds: tuple[int, ...] = (0, 1, 2)
+    variants: tuple[str, ...] = tuple(VARIANTS)
     tried: tuple[float, ...] = ()
     validation_tokens: int = 16_384
     curvature: CurvatureSettings = field(default_factory=CurvatureSettings)
-    downstream: DownstreamSettings = field(default_factory=DownstreamSettings)
+    downstream: DownstreamSettings | None = field(default_factory=DownstreamSettings)
 
 
 _SMALL = {"preset": "tiny", "batch_size": 2, "seq_len": 16}
@@ -157,6 +161,22 @@ SCALES: dict[str, FlatnessScale] = {
         cost="the learning-rate sweep: three runs a contender with a rate of its own; nothing is measured of them",
     ),
     "quick": FlatnessScale(steps=600, languages={"text": _TEXT, "hmm": _HMM}, cost="about an hour on one core"),
+    "report-rates": FlatnessScale(
+        steps=2400,
+        languages={"hmm": _HMM},
+        seeds=(100, 101),
+        variants=("full", "est"),
+        tried=grid.RATES,
+        cost="the learning-rate sweep of the synthetic language for `report`, about ten minutes on two cores",
+    ),
+    "report": FlatnessScale(
+        steps=2400,
+        languages={"text": _LONGER_TEXT, "hmm": _HMM},
+        seeds=(0, 1, 2, 3, 4),
+        variants=("full", "est", "full/est-rate", "full/half", "full/est-rate-half"),
+        downstream=None,
+        cost="about three quarters of an hour on two cores: four times the steps, EST and the full model alone",
+    ),
 }
 
 
@@ -182,19 +202,19 @@ class Entry:
 
 
 def entries(
-    scale: FlatnessScale, *, corpus: str, variants: Iterable[str] = VARIANTS, languages: Iterable[str] = ()
+    scale: FlatnessScale, *, corpus: str, variants: Iterable[str] = (), languages: Iterable[str] = ()
 ) -> list[Entry]:
     """Every run of `variants` at `scale`, each once: of two with the same spec the first one is kept.
 
     Args:
         scale: one of `SCALES`, or one of your own.
         corpus: the text.
-        variants: labels in `VARIANTS`.
+        variants: labels in `VARIANTS`; all of the scale's unless given.
         languages: names; all of the scale's unless given.
     """
     found: dict[str, Entry] = {}
     for name in languages or scale.languages:
-        for label in variants:
+        for label in variants or scale.variants:
             variant, language = VARIANTS[label], scale.languages[name]
             if name not in variant.languages or (scale.tried and label not in language.rates):
                 continue
@@ -221,7 +241,7 @@ def _downstream(
 
     The baseline has them one checkpoint earlier too, as it passes the loss that EST ends with by then, and untrained.
     """
-    if curvature is None or spec.corpus != "python":
+    if curvature is None or scale.downstream is None or spec.corpus != "python":
         return None
     total = spec.settings.steps
     late = [step for step in curvature.steps(total) if step >= 7 * total // FIFTEENTHS]

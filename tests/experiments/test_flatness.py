@@ -199,6 +199,17 @@ def test_every_rate_is_the_best_of_the_sweep():
     assert all(rates == set(grid.RATES) for rates in tried)
 
 
+def test_the_longer_training_has_what_the_claims_on_equal_loss_read_and_nothing_else():
+    runs = flatness.entries(flatness.SCALES["report"], corpus="python")
+    lr = {(e.language, e.label): e.spec.settings.lr for e in runs}
+    for language in ("text", "hmm"):
+        assert lr[language, "full/half"] == lr[language, "full"]
+        assert lr[language, "full/est-rate-half"] == lr[language, "est"]
+    assert lr["text", "est"] == grid.BEST_RATE_LONGER["gpt2"]["est"]
+    assert {e.spec.seed for e in runs} == set(range(5))
+    assert all(len(e.after) == (1 if e.language == "text" else 2) for e in runs)  # curvature; the least loss
+
+
 def test_the_sweep_tries_each_rate_and_measures_nothing():
     runs = flatness.entries(flatness.SCALES["rates"], corpus="python")
     assert {e.label for e in runs} == {"full", "est", "dropout", "raptr"}
