@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from peers import HuggingFace, HuggingFaceMasked, HuggingFaceSeq2Seq, HuggingFaceSeq2SeqEager, PlainLoop
@@ -35,10 +36,11 @@ from est_analysis.train.settings import Settings
 # family: preset: vocabulary, sequences, tokens a sequence
 SHAPES = {
     "gpt2": {"tiny": (256, 32, 128), "mini": (256, 16, 256), "gpt2": (50257, 4, 512)},
-    "llama": {"tiny": (256, 32, 128), "mini": (256, 16, 256)},
+    "llama": {"tiny": (256, 32, 128), "mini": (256, 16, 256), "tinyllama": (32000, 1, 512)},
     "bert": {"tiny": (256, 32, 128), "mini": (256, 16, 256)},
     "t5": {"tiny": (384, 32, 128), "mini": (384, 16, 256)},
 }
+LAYERS = {"tinyllama": 4}  # of a preset whose layers would not all fit; the width of each is the preset's
 PEERS = {
     "gpt2": {"GPT2LMHeadModel (sdpa)": HuggingFace, "nanoGPT-style loop": PlainLoop},
     "llama": {"LlamaForCausalLM (sdpa)": HuggingFace},
@@ -77,7 +79,8 @@ class Contest:
     def __init__(self, family: str, shape: str) -> None:
         self.family = family
         vocab, self.batch, self.seq_len = SHAPES[family][shape]
-        self.config: ModelConfig = find_preset(shape, family=family, vocab_size=vocab)
+        config = find_preset(shape, family=family, vocab_size=vocab)
+        self.config: ModelConfig = replace(config, num_layers=LAYERS.get(shape, config.num_layers))
         objective = _objective(self.config)
         self.architecture = self.config.architecture_on(objective.lengths(self.seq_len))
         generator = torch.Generator().manual_seed(0)

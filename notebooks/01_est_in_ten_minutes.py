@@ -118,7 +118,7 @@ committed = pd.read_csv(data if data.exists() else Path("..") / data)
 display(plots.loss_curves(committed))
 
 # %%
-est_claims = [claim for claim in CLAIMS.values() if claim.id.startswith("est.")]
+est_claims = [claim for claim in CLAIMS.values() if claim.recipe == "reproduce" and claim.id.startswith("est.")]
 verdicts = judge(est_claims, committed, scale="quick")
 table = pd.DataFrame(
     {

@@ -117,7 +117,7 @@ table_5 = {"full": traces["Original"], "est": traces["EST"]}
 display(plots.table_5(frame, table_5))
 
 # %%
-display(plots.flatness_ratios(frame, table_5))
+display(plots.flatness_ratios([frame], table_5))
 
 # %%
 ratios = plots.summarise_flatness_ratios(frame).groupby(["label", "corpus"])["value"].mean()

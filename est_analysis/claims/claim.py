@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import isinf
 from typing import Any, Literal
 
 import pandas as pd
@@ -36,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One assertion of a paper, with the threshold that was fixed before anything was run.
+    """One assertion of a paper, with its threshold; `known` says if that was not fixed before anything was run.
 
     Attributes:
         id: `<paper>.<topic>`.
@@ -50,6 +51,7 @@ class Claim:
         check: evidence -> effect; raises `NotMeasured` where it cannot be computed. Evidence is the tidy frame of the
             recipe's runs, for `audit` the book of printed numbers.
         by_hand: the command that measures it, where no recipe does.
+        known: what was known of the measured rows when the threshold was written; empty for nothing.
     """
 
     id: str
@@ -61,6 +63,22 @@ class Claim:
     recipe: str
     check: Callable[[Any], Measured]
     by_hand: str = ""
+    known: str = ""
+
+    @property
+    def prediction(self) -> str:
+        """The region in words.
+
+        >>> from functools import partial
+        >>> from math import inf
+        >>> claim = partial(Claim, id="", paper="", locus="", statement="", threshold="", recipe="", check=print)
+        >>> [claim(region=region).prediction for region in [(-inf, 0.0), (1.0, inf), (0.24, 0.26)]]
+        ['the effect is below 0', 'the effect is above 1', 'the effect is between 0.24 and 0.26']
+        """
+        low, high = self.region
+        if isinf(low):
+            return f"the effect is below {high:g}"
+        return f"the effect is above {low:g}" if isinf(high) else f"the effect is between {low:g} and {high:g}"
 
     def command(self, scale: str = "quick") -> str:
         """What to type to measure it, at `scale` where it has a recipe."""

@@ -45,31 +45,50 @@ SOURCES = (
     Source(recipe="flatness", scale="report", file="flatness_report.csv"),
     Source(recipe="first-experiments", scale="quick", file="first_experiments_quick.csv"),
 )
-_FIGURE_AT = {("grid", "report"): "grid_lengths"}  # of a recipe at a scale that has a figure of its own
-# Of all others: recipe, beginning of a claim's id, figure; the first that fits.
+# Recipe, scale if the figure is of one, beginning of a claim's id, figure; the first that fits.
 _FIGURES = (
-    ("reproduce", "est.sampling", "est_sampling_penalty"),
-    ("reproduce", "est.", "est_figure3"),
-    ("poly-raptr-vs-pld", "", "raptr_polynomials"),
-    ("transition-smoothness", "", "raptr_transitions"),
-    ("stability-vs-depth", "", "raptr_stability"),
-    ("grid", "grid.frontier", "grid_frontier"),
-    ("grid", "", "grid_gaps"),
-    ("est-ablations", "est.ablation", "est_components"),
-    ("est-ablations", "", "est_schedules"),
-    ("raptr-ablations", "", "raptr_ablations"),
-    ("flatness", "est.flatness.persists", "est_flatness"),
-    ("flatness", "est.flatness.", "est_flatness_ratios"),
-    ("flatness", "est.downstream.flat", "est_downstream_trace"),
-    ("flatness", "est.downstream.", "est_downstream"),
-    ("first-experiments", "est.first.linear", "first_linear"),
+    ("reproduce", "", "est.sampling", "est_sampling_penalty"),
     *(
-        ("first-experiments", f"{paper}.first.{topic}", "first_stacks")
+        ("reproduce", "", f"{paper}.{topic}", figure)
+        for paper, figure in (("est", "est_figure3"), ("raptr", "raptr_losses"))
+        for topic in ("loss", "transition", "stage3", "full-loss")
+    ),
+    ("poly-raptr-vs-pld", "", "", "raptr_polynomials"),
+    ("transition-smoothness", "", "", "raptr_transitions"),
+    ("stability-vs-depth", "", "", "raptr_stability"),
+    ("grid", "report", "", "grid_lengths"),
+    ("grid", "", "grid.frontier", "grid_frontier"),
+    ("grid", "", "", "grid_gaps"),
+    ("est-ablations", "", "est.ablation", "est_components"),
+    ("est-ablations", "", "", "est_schedules"),
+    ("raptr-ablations", "", "", "raptr_ablations"),
+    ("flatness", "report", "est.flatness.persists", "est_flatness_longer"),
+    ("flatness", "report", "est.flatness.", "est_flatness_lengths"),
+    ("flatness", "", "est.flatness.persists", "est_flatness"),
+    ("flatness", "", "est.flatness.", "est_flatness_ratios"),
+    ("flatness", "", "est.downstream.flat", "est_downstream_trace"),
+    ("flatness", "", "est.downstream.", "est_downstream"),
+    ("first-experiments", "", "est.first.linear", "first_linear"),
+    *(
+        ("first-experiments", "", f"{paper}.first.{topic}", "first_stacks")
         for paper in ("est", "raptr")
         for topic in ("jump", "worse")
     ),
-    ("first-experiments", "", "first_gaps"),
+    ("first-experiments", "", "", "first_gaps"),
 )
+
+
+_NOTEBOOKS = {  # recipe -> notebook that shows it, without its ending
+    "audit": "01_est_in_ten_minutes",
+    "reproduce": "01_est_in_ten_minutes",
+    "poly-raptr-vs-pld": "03_simple_to_complex",
+    "transition-smoothness": "04_stage_transitions",
+    "stability-vs-depth": "04_stage_transitions",
+    "grid": "05_write_your_own_method",
+    "flatness": "07_flatness_along_training",
+    "est-ablations": "08_schedules",
+    "raptr-ablations": "08_schedules",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +150,18 @@ class Judged:
     @property
     def figure(self) -> str | None:
         """The file name, without its ending, of the figure in `paper_figures` that shows what the check measures."""
-        if own := _FIGURE_AT.get((self.claim.recipe, self.shown.verdict.scale)):
-            return own
-        for recipe, start, name in _FIGURES:
-            if self.claim.recipe == recipe and self.claim.id.startswith(start):
+        for recipe, scale, start, name in _FIGURES:
+            of_scale = scale in ("", self.shown.verdict.scale)
+            if self.claim.recipe == recipe and of_scale and self.claim.id.startswith(start):
                 return name
         return None
+
+    @property
+    def notebook(self) -> str | None:
+        """The name, without its ending, of the notebook in `notebooks` that shows what the check measures."""
+        if self.claim.id.startswith("est.sampling"):
+            return "06_dropout_equivalence"
+        return _NOTEBOOKS.get(self.claim.recipe)
 
 
 def judge_all(folder: Path, claims: Iterable[Claim] = CLAIMS.values()) -> list[Judged]:

@@ -18,9 +18,14 @@ GROUPS = {
 _TRAIN = "torchrun --nproc-per-node 8 -m est_analysis train --device cuda --precision bfloat16"
 
 
+def _each(methods: str, command: str) -> str:
+    """For three seeds, and for each of `methods`."""
+    return f"for seed in 0 1 2; do for method in {methods}; do {command}; done; done"
+
+
 def _pair(methods: str, run: str, options: str) -> str:
     """One run after the other, on eight GPUs."""
-    return f"for method in {methods}; do {_TRAIN} --method $method --out runs/{run}-$method {options}; done"
+    return _each(methods, f"{_TRAIN} --method $method --seed $seed --out runs/{run}-$method-$seed {options}")
 
 
 _GPT2 = _pair(
@@ -50,19 +55,18 @@ _UL2 = _pair(
 )
 
 
-_GPT2_END = "gpt2-$method/checkpoints/step150000"
+_GPT2_END = "gpt2-$method-$seed/checkpoints/step150000"
 _FINE_TUNING = "the runs of est.paper-scale.gpt2-loss, and fine-tuning, whose settings the paper does not give"
 
 
 def _evaluate(checkpoints: str, methods: str, tasks: str) -> str:
     """With `est eval`, the runs being there; three seeds of fine-tuning."""
-    return f"for method in {methods}; do est eval runs/{checkpoints} --tasks {tasks} --device cuda; done"
+    return _each(methods, f"est eval runs/{checkpoints} --tasks {tasks} --device cuda")
 
 
 def _harness(checkpoints: str, methods: str, tasks: str) -> str:
     """With the lm-evaluation-harness, the runs being there: models that are not causal, tasks that `est eval` lacks."""
-    evaluation = f"lm_eval --model hf --model_args pretrained=runs/{checkpoints} --tasks {tasks}"
-    return f"for method in {methods}; do {evaluation}; done"
+    return _each(methods, f"lm_eval --model hf --model_args pretrained=runs/{checkpoints} --tasks {tasks}")
 
 
 def not_here(evidence: Any, *, needs: str) -> Measured:
@@ -141,7 +145,7 @@ _CLAIMS = (
         "EST's TinyLlama has a higher mean score on the seven tasks of GPT4All.",
         _HIGHER,
         (0.0, inf),
-        _evaluate("tinyllama-$method/checkpoints/step060000", "full est", "gpt4all"),
+        _evaluate("tinyllama-$method-$seed/checkpoints/step060000", "full est", "gpt4all"),
         "the runs of est.paper-scale.tinyllama-loss; the printed difference is within the sampling error of the tests",
     ),
     _claim(
@@ -179,7 +183,7 @@ _CLAIMS = (
         "difference of the mean scores, mean over seeds, above 0",
         (0.0, inf),
         _harness(
-            "ul2-$method/checkpoints/step100000",
+            "ul2-$method-$seed/checkpoints/step100000",
             "full raptr",
             "boolq,cb,copa,multirc,record,rte,wic,wsc,triviaqa,nq_open,webqs",
         ),

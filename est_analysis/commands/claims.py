@@ -1,7 +1,7 @@
 """`est claims`: every claim of the papers with its verdict."""
 
 import json
-import textwrap
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,15 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from est_analysis.commands.provenance import print_run
+from est_analysis.commands.verdicts import STYLES, Line, print_verdicts
 from est_analysis.errors import InputError, unknown_name
 
 _DATA = Path(__file__).resolve().parents[2] / "paper_figures" / "data"
-_STYLES = {"supported": "green", "refuted": "bold red", "inconclusive": "", "untested": "dim"}
 
 
 def claims(
     claim: Annotated[
-        str, typer.Argument(help="The id of a claim, to show all about it, or of a group, such as grid.est-full.")
+        str,
+        typer.Argument(help="The id of a claim, to show all about it, or what those of a group begin with: est.law."),
     ] = "",
     paper: Annotated[str, typer.Option(help="Only those of est or of raptr.")] = "",
     verdict: Annotated[
@@ -30,19 +32,29 @@ def claims(
     ] = _DATA,
     html: Annotated[Path | None, typer.Option(help="Write a page to browse them offline to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+    run: Annotated[
+        str, typer.Option(metavar="RUN_ID", help="Show instead how a committed run was made: spec, data, environment.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
 ) -> None:
     """What the papers claim, what was measured, and which of it holds: nothing is run, committed rows are judged."""
     from est_analysis.claims.evidence import judge_all
+    from est_analysis.claims.provenance import find_run
     from est_analysis.claims.registry import CLAIMS, find_claim
     from est_analysis.report.claims_page import build_claims_page
     from est_analysis.report.claims_table import chance_note, markdown_table
 
     if sum((html is not None, markdown, as_json)) > 1:
         raise InputError("--html, --markdown and --json exclude each other: give one")
-    if claim and not any(name.startswith(f"{claim}.") for name in CLAIMS):
+    if run:
+        if claim or paper or verdict or markdown or html is not None:
+            raise InputError("--run shows a run, no claims: give only --json or --data with it")
+        print_run(find_run(data, run), as_json=as_json)
+        return
+    group = f"{claim.removesuffix('*').rstrip('.')}." if claim else ""
+    if not any(name.startswith(group) for name in CLAIMS):
         find_claim(claim)
-    known = {"paper": ("est", "raptr"), "verdict": tuple(_STYLES)}
+    known = {"paper": ("est", "raptr"), "verdict": tuple(STYLES)}
     for name, value in (("paper", paper), ("verdict", verdict)):
         if value and value not in known[name]:
             raise unknown_name(name, value, known[name])
@@ -50,10 +62,11 @@ def claims(
     chosen = [
         one
         for one in everything
-        if f"{one.claim.id}.".startswith(f"{claim}." if claim else "")
+        if (one.claim.id == claim or one.claim.id.startswith(group))
         and paper in ("", one.paper.lower())
         and verdict in ("", one.shown.verdict.verdict)
     ]
+    alone = next((one for one in chosen if one.claim.id == claim), None)
     if html is not None:
         page = build_claims_page(chosen, html, figures=data.parent)
         print(f"{len(chosen)} claims: {page}")
@@ -61,8 +74,8 @@ def claims(
         print(markdown_table(chosen))
     elif as_json:
         print(json.dumps([record(one) for one in chosen], indent=1))
-    elif claim in CLAIMS and chosen:
-        _print_one(chosen[0])
+    elif alone:
+        _print_one(alone, [name for name in CLAIMS if name.startswith(group)])
     else:
         _print_table(chosen, chance_note(everything))
 
@@ -76,11 +89,14 @@ def record(one) -> dict[str, Any]:
         "locus": claim.locus,
         "statement": claim.statement,
         **{name: _outcome(shown)[name] for name in ("verdict", "effect", "interval", "scale", "run_ids")},
+        "prediction": claim.prediction,
         "threshold": claim.threshold,
+        "known": claim.known,
         **{name: value for name, value in _outcome(shown).items() if name in ("unit", "seeds", "detail")},
         "recipe": claim.recipe,
         "command": one.command,
         "figure": one.figure,
+        "notebook": one.notebook,
         "p": shown.p,
         "survives_holm": shown.survives,
         "other_scales": [_outcome(other) for other in one.outcomes[1:]],
@@ -104,37 +120,31 @@ def _outcome(outcome) -> dict[str, Any]:
 
 
 def _print_table(chosen: Sequence, note: str) -> None:
-    from est_analysis.report.tables import effect_text
-
-    table = Table(title="The papers' claims", title_justify="left")
-    for heading, options in {"id": {"overflow": "fold"}, "paper": {}, "statement": {"ratio": 1}}.items():
-        table.add_column(heading, **options)
-    for heading in ("verdict", "measured [95 %]", "scale"):
-        table.add_column(heading)
-    for one in chosen:
-        scales = [outcome.verdict.scale or "-" for outcome in one.outcomes]
-        verdicts = Text("\n").join(
-            Text(outcome.verdict.verdict, style=_STYLES[outcome.verdict.verdict]) for outcome in one.outcomes
-        )
-        effects = Text("\n".join(effect_text(outcome.verdict).strip() for outcome in one.outcomes))
-        statement = Text(textwrap.shorten(one.claim.statement, 100, placeholder=" ..."))
-        table.add_row(one.claim.id, one.paper, statement, verdicts, effects, "\n".join(scales))
-    console = Console()
-    console.print(table)
-    counts = (f"{sum(one.shown.verdict.verdict == name for one in chosen)} {name}" for name in _STYLES)
-    console.print(
+    print_verdicts(
+        [
+            Line(id=one.claim.id, statement=one.claim.statement, verdicts=[each.verdict for each in one.outcomes])
+            for one in chosen
+        ],
+        title="The papers' claims",
+    )
+    sys.stdout.flush()
+    counts = (f"{sum(one.shown.verdict.verdict == name for one in chosen)} {name}" for name in STYLES)
+    # A program that reads the claims gets them alone.
+    Console(stderr=not Console().is_terminal).print(
         f"{len(chosen)} claims: {', '.join(counts)} (at their largest scale). {note} est claims ID shows one whole.",
         highlight=False,
     )
 
 
-def _print_one(one) -> None:
+def _print_one(one, group: Sequence[str]) -> None:
     from est_analysis.report.claims_page import correction_text
     from est_analysis.report.tables import effect_text
 
     claim = one.claim
     facts = [("claim", claim.id), ("statement", claim.statement), ("where", f"{claim.paper}; {claim.locus}")]
-    facts += [("threshold", claim.threshold)]
+    facts += [("prediction", f"{claim.prediction}: {claim.threshold}")]
+    if claim.known:
+        facts += [("written", f"when this was known: {claim.known}")]
     for outcome in one.outcomes:
         verdict = outcome.verdict
         facts += [(verdict.scale or "verdict", verdict.verdict)]
@@ -143,10 +153,17 @@ def _print_one(one) -> None:
             facts += [("measured", effect_text(verdict).strip() + seeds)]
         facts += [("detail", verdict.detail), ("chance", correction_text(outcome))]
         facts += [("runs", ", ".join(outcome.run_ids))]
+    some = [run_id for outcome in one.outcomes for run_id in outcome.run_ids]
+    facts += [("one run", f"'est claims --run {some[0]}' shows spec, data and environment" if some else "")]
     figure = f"paper_figures/{one.figure}.svg" if one.figure else ""
-    facts += [("command", one.command), ("figure", figure)]
+    notebook = f"notebooks/{one.notebook}.ipynb" if one.notebook else ""
+    facts += [("command", one.command), ("figure", figure), ("notebook", notebook)]
     table = Table.grid(padding=(0, 2))
     for name, value in facts:
         if value:
-            table.add_row(Text(name, style="dim"), Text(value, style=_STYLES.get(value, "")))
-    Console().print(table)
+            table.add_row(Text(name, style="dim"), Text(value, style=STYLES.get(value, "")))
+    console = Console()
+    console.print(table)
+    if group:
+        text = f"see also: {', '.join(group)} ('est claims {claim.id}.' lists them)"
+        console.print(text, highlight=False, soft_wrap=not console.is_terminal)

@@ -1,15 +1,16 @@
 """`est flops`: what a schedule costs, in the paper's convention and in the true one."""
 
 import json
-from dataclasses import asdict, replace
-from typing import Annotated, Any, get_args
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from est_analysis.commands.options import Json
-from est_analysis.errors import InputError, unknown_name
+from est_analysis.commands.options import Family, Json
+from est_analysis.commands.sizes import Sizes, find_sizes
+from est_analysis.errors import unknown_name
 
 
 def flops(
@@ -18,7 +19,7 @@ def flops(
         typer.Argument(help="A schedule ('list' shows them), a method, or END:HEADS,MLP,LAYERS;... of your own."),
     ],
     model: Annotated[str, typer.Option(help="gpt2, tinyllama, bert-base, ... or one of our presets.")] = "",
-    family: Annotated[str, typer.Option(help="Family of the preset: gpt2, llama, bert, megatron-bert or t5.")] = "gpt2",
+    family: Family = "",
     seq_len: Annotated[int, typer.Option(help="Tokens a sequence; the model's own unless given.")] = 0,
     attention: Annotated[str, typer.Option(help="full counts all attention scores, causal half of them.")] = "full",
     head_sampling: Annotated[
@@ -39,55 +40,28 @@ def flops(
         raise unknown_name("schedule or method", schedule, {*SCHEDULES, *METHODS})
     method = schedule if schedule in METHODS else ""
     schedule = METHODS[method].default_schedule if method else schedule
-    name = model or _default_model(schedule)
-    architecture = find_sizes(name, family, seq_len=seq_len, attention=attention, head_sampling=head_sampling)
+    sizes = find_sizes(
+        model, family, suited=_suited(schedule), seq_len=seq_len, attention=attention, head_sampling=head_sampling
+    )
     if method:
-        plan, cost = default_cost(method, architecture)
+        plan, cost = default_cost(method, sizes.architecture)
     else:
         plan = find_schedule(schedule)
-        cost = schedule_cost(plan, architecture)
-    record = {"method": method, **_record(plan, name, architecture, cost)}
+        cost = schedule_cost(plan, sizes.architecture)
+    record = {"method": method, **_record(plan, sizes, cost)}
     if as_json:
         print(json.dumps(record, indent=1))
     else:
-        _print_cost(plan, record)
+        _print_cost(plan, sizes.label, record)
 
 
-def _default_model(schedule: str) -> str:
+def _suited(schedule: str) -> str:
     """The model a schedule was published for. UL2-1.6B's widths could not be read; BERT-large has its 24 layers."""
     prefixes = {"tinyllama": "tinyllama", "bert": "bert-base", "ul2": "bert-large"}
     return next((model for prefix, model in prefixes.items() if schedule.startswith(prefix)), "gpt2")
 
 
-def find_sizes(name: str, family: str, *, seq_len: int, attention: str, head_sampling: str):
-    """The `Architecture` of a published model or of a preset of ours, with what the options change of it."""
-    from est_analysis.data.objectives import find_objective
-    from est_analysis.models.families import FAMILIES, find_preset
-    from est_analysis.subnet.cost import PUBLISHED_ARCHITECTURES
-    from est_analysis.subnet.mask import HeadSampling
-
-    if family not in FAMILIES:
-        raise unknown_name("family", family, FAMILIES)
-
-    if attention not in ("full", "causal"):
-        raise unknown_name("attention", attention, ("full", "causal"))
-    if head_sampling not in get_args(HeadSampling):
-        raise unknown_name("head sampling", head_sampling, get_args(HeadSampling))
-    if seq_len < 0:
-        raise InputError(f"seq_len={seq_len} must be at least 1")
-    if name in PUBLISHED_ARCHITECTURES:
-        found = PUBLISHED_ARCHITECTURES[name]
-        found = replace(found, seq_len=seq_len or found.seq_len)
-    elif name in FAMILIES[family].presets:
-        # The small presets are made for bytes: a vocabulary of 256.
-        preset = find_preset(name, family=family, vocab_size=256)
-        found = preset.architecture_on(find_objective(preset.objectives[0]).lengths(seq_len or preset.context_length))
-    else:
-        raise unknown_name("model", name, PUBLISHED_ARCHITECTURES.keys() | FAMILIES[family].presets.keys())
-    return replace(found, attention=attention, head_sampling=head_sampling)
-
-
-def _record(plan, name: str, architecture, cost) -> dict[str, Any]:
+def _record(plan, sizes: Sizes, cost) -> dict[str, Any]:
     def saved(value: float, full: float) -> float:
         return 100 * (1 - value / full)
 
@@ -104,22 +78,23 @@ def _record(plan, name: str, architecture, cost) -> dict[str, Any]:
     return {
         "schedule": plan.name,
         "source": plan.source,
-        "model": name,
-        "architecture": asdict(architecture),
+        "model": sizes.model,
+        "family": sizes.family,
+        "architecture": asdict(sizes.architecture),
         "stages": stages,
         "total_steps": cost.total_steps,
         "paper_saving": 100 * cost.paper_saving,
         "true_saving": 100 * cost.true_saving,
         "ideal_speedup": cost.ideal_speedup,
         "paper_speedup": 1 / (1 - cost.paper_saving),
-        "head_share": 100 * architecture.head_flops / cost.full.true,
+        "head_share": 100 * sizes.architecture.head_flops / cost.full.true,
     }
 
 
-def _print_cost(plan, record: dict[str, Any]) -> None:
+def _print_cost(plan, label: str, record: dict[str, Any]) -> None:
     sizes = record["architecture"]
     what = f"{record['method']}, with {plan.name}," if record["method"] else plan.name
-    table = Table(title=f"{what} on {record['model']}", title_justify="left")
+    table = Table(title=f"{what} on {label}", title_justify="left")
     for heading in ("stage", "share of steps", "p_H", "p_M", "p_L", "paper saves", "truly saves", "ideal speed-up"):
         table.add_column(heading, justify="right")
     total = record["total_steps"]

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from est_analysis.commands.flops import find_sizes
-from est_analysis.commands.options import Json
+from est_analysis.commands.options import Family, Json
+from est_analysis.commands.sizes import find_sizes
 from est_analysis.errors import InputError
 
 
 def methods(
-    model: Annotated[str, typer.Option(help="gpt2, tinyllama, bert-base, ... or one of our presets.")] = "gpt2",
-    family: Annotated[str, typer.Option(help="Family of the preset: gpt2, llama, bert, megatron-bert or t5.")] = "gpt2",
+    model: Annotated[str, typer.Option(help="gpt2, tinyllama, bert-base, ... or one of our presets.")] = "",
+    family: Family = "",
     seq_len: Annotated[int, typer.Option(help="Tokens a sequence; the model's own unless given.")] = 0,
     attention: Annotated[str, typer.Option(help="full counts all attention scores, causal half of them.")] = "full",
     as_json: Json = False,
@@ -24,12 +24,12 @@ def methods(
     """Every method: what it does, where it comes from, its options, and what it saves on a model."""
     from est_analysis.methods import METHODS
 
-    architecture = find_sizes(model, family, seq_len=seq_len, attention=attention, head_sampling="within_groups")
-    records = {name: _record(name, architecture) for name in METHODS}
+    sizes = find_sizes(model, family, seq_len=seq_len, attention=attention, head_sampling="within_groups")
+    records = {name: _record(name, sizes.architecture) for name in METHODS}
     if as_json:
-        print(json.dumps({"model": model, "architecture": asdict(architecture), "methods": records}, indent=1))
+        print(json.dumps({**asdict(sizes), "methods": records}, indent=1))
     else:
-        _print_methods(model, records)
+        _print_methods(sizes.label, records)
 
 
 def _record(name: str, architecture) -> dict[str, Any]:
@@ -52,8 +52,8 @@ def _record(name: str, architecture) -> dict[str, Any]:
     return {**record, "cost": {**savings, "ideal_speedup": cost.ideal_speedup}}
 
 
-def _print_methods(model: str, records: dict[str, dict[str, Any]]) -> None:
-    table = Table(title=f"Training methods, and what they save on {model}", title_justify="left", show_lines=True)
+def _print_methods(label: str, records: dict[str, dict[str, Any]]) -> None:
+    table = Table(title=f"Training methods, and what they save on {label}", title_justify="left", show_lines=True)
     table.add_column("method", no_wrap=True)
     table.add_column("what it does", ratio=1)
     for heading in ("layers", "all", "allows"):

@@ -13,3 +13,10 @@ Corpus = Annotated[
         help="'python' (the installed Python's own source), a file, a folder, hf:NAME or hmm:STATES,VOCAB,SEED."
     ),
 ]
+Family = Annotated[
+    str,
+    typer.Option(
+        help="Family of the model: gpt2, llama, t5, bert or megatron-bert; without --model, its usual one.",
+        show_default=False,
+    ),
+]

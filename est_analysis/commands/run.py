@@ -10,12 +10,22 @@ from rich.console import Console
 from rich.table import Table
 
 from est_analysis.commands.options import Corpus, Json, Runs
+from est_analysis.commands.verdicts import Line, print_verdicts
 from est_analysis.errors import InputError
+
+# As in `experiments.studies`, which loads torch: too slow for --help.
+_RECIPES = (
+    "reproduce, grid, est-ablations, raptr-ablations, flatness, poly-raptr-vs-pld, transition-smoothness, "
+    "stability-vs-depth or first-experiments"
+)
+_SCALES = "smoke (seconds), quick (minutes to an hour), and what else it has of report, rates, report-rates and gpu"
 
 
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="Which result to reproduce, such as 'reproduce'.")],
-    scale: Annotated[str, typer.Option(help="smoke, quick, report or gpu.")] = "quick",
+    recipe: Annotated[str, typer.Argument(help=f"Which result to reproduce: {_RECIPES}. 'list' describes them.")],
+    scale: Annotated[
+        str, typer.Option(help=f"One of the recipe's own: {_SCALES}; 'est run list' shows them and what each costs.")
+    ] = "quick",
     seeds: Annotated[int | None, typer.Option(help="How many seeds; the scale's own unless given.")] = None,
     corpus: Corpus = "python",
     workers: Annotated[int, typer.Option(help="Processes at once; 0: two on a CPU, one on a GPU.")] = 0,
@@ -24,6 +34,9 @@ def run_recipe(
     as_json: Json = False,
 ) -> None:
     """Reproduce a result: train what it needs, measure, judge the claims, write a report."""
+    if recipe == "list":
+        _print_recipes(as_json=as_json)
+        return
     folder = out or Path("reports") / f"{recipe}-{scale}"
     command = f"est run {recipe} --scale {scale}" + (f" --seeds {seeds}" if seeds else "")
     _reproduce(
@@ -82,19 +95,41 @@ def _reproduce(
 def _print_verdicts(page: Path, context: dict, *, as_json: bool) -> None:
     import pandas as pd
 
+    from est_analysis.claims import Verdict
+
     claims = pd.read_csv(page.parent / "claims.csv").fillna({"unit": "", "detail": ""})
     if as_json:
         verdicts = json.loads(claims.to_json(orient="records"))
         print(json.dumps({"report": str(page), **context, "claims": verdicts}, indent=1))
         return
-    table = Table()
-    table.add_column("claim", overflow="fold")
-    for heading in ("verdict", "measured", "95 % interval"):
-        table.add_column(heading, overflow="fold")
+    lines = []
     for row in claims.itertuples():
-        interval = "" if pd.isna(row.low) else f"{row.low:.4g} to {row.high:.4g}"
-        measured = "" if pd.isna(row.effect) else f"{row.effect:.4g} {row.unit}".strip()
-        table.add_row(row.id, row.verdict, measured, interval)
-    console = Console()
-    console.print(table)
-    console.print(f"{context['wall_seconds']:.0f} s. Report: {page}", highlight=False, soft_wrap=True)
+        verdict = Verdict(
+            claim=row.id,
+            verdict=row.verdict,
+            effect=None if pd.isna(row.effect) else row.effect,
+            interval=None if pd.isna(row.low) else (row.low, row.high),
+            unit=row.unit,
+            seeds=row.seeds,
+            scale=row.scale,
+            detail=row.detail,
+        )
+        lines.append(Line(id=row.id, statement=row.statement, verdicts=[verdict]))
+    print_verdicts(lines)
+    Console().print(f"{context['wall_seconds']:.0f} s. Report: {page}", highlight=False, soft_wrap=True)
+
+
+def _print_recipes(*, as_json: bool) -> None:
+    from est_analysis.experiments.studies import STUDIES
+
+    if as_json:
+        described = {name: {"description": one.description, "scales": {**one.scales}} for name, one in STUDIES.items()}
+        print(json.dumps(described, indent=1))
+        return
+    table = Table(show_lines=True)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it measures, and its scales")
+    for name, study in STUDIES.items():
+        costs = "\n".join(f"--scale {scale}: {cost}" for scale, cost in study.scales.items())
+        table.add_row(name, f"{study.description}\n{costs}")
+    Console().print(table)

@@ -19,6 +19,7 @@ class OtherFile:
     command: str
 
 
+LENGTHS = ("grid", "flatness")  # recipes whose larger scales train longer, but fewer contenders
 # All other sources are recipes (`est run`).
 OTHER_FILES: dict[str, OtherFile] = {
     "learning-rates": OtherFile(
@@ -95,10 +96,19 @@ class DataFolder:
         return self.folder / rows_file(source, self._scale(source))
 
     def paths(self, source: str) -> list[Path]:
-        """All files that are drawn from: of the grid, whose scales have different families, every scale."""
-        if source != "grid":
+        """All files that are drawn from: of `LENGTHS` those of every scale."""
+        if source not in LENGTHS:
             return [self.path(source)]
         return [self.folder / rows_file(source, scale) for scale in self.scales(source)]
+
+    def lengths(self, recipe: str) -> list[pd.DataFrame]:
+        """The rows of one of `LENGTHS` at every scale that is there, the shortest training, which has the most, first.
+
+        Raises:
+            InputError: there is none, or a file is damaged.
+        """
+        found = [self.find(recipe, scale).frame for scale in reversed(self.scales(recipe))]
+        return [frame for frame in found if frame is not None] or [self.rows(recipe)]
 
     def command(self, source: str) -> str:
         """What to type to measure `source`."""

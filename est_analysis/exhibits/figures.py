@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from est_analysis import plots
 from est_analysis.claims import Measured, NotMeasured, final
 from est_analysis.claims.checks import transition_drop
+from est_analysis.claims.est_downstream import ALONG, telling
+from est_analysis.claims.flatness_checks import of_corpus
 from est_analysis.claims.raptr_stability import depth_exponent, predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
@@ -56,6 +58,12 @@ def est_figure3(data: DataFolder) -> Figures:
     frame = data.rows("reproduce")
     figure = plots.loss_curves(frame[frame["method"].isin(["full", "est"])])
     return {"est_figure3": _say(figure, _final_losses(data, "GPT-2 on OpenWebText", "5"))}
+
+
+def raptr_losses(data: DataFolder) -> Figures:
+    """Training and validation loss of the full model and RaPTr."""
+    frame = data.rows("reproduce")
+    return {"raptr_losses": plots.loss_curves(frame[frame["method"].isin(["full", "raptr"])])}
 
 
 def est_figure4(data: DataFolder) -> Figures:
@@ -108,22 +116,26 @@ def raptr_ablations(data: DataFolder) -> Figures:
 
 def est_flatness(data: DataFolder) -> Figures:
     """The Hessian trace along training, at equal loss, and by groups of parameters beside Table 5."""
-    frame = data.rows("flatness")
+    frame, *longer = data.lengths("flatness")
     rows = {"full": "Original", "est": "EST"}
     traces = {method: data.published.value("EST", "5", row, "Hessian trace") for method, row in rows.items()}
-    return {
+    figures = {
         "est_flatness": plots.flatness_along_training(frame),
-        "est_flatness_ratios": plots.flatness_ratios(frame, traces),
+        "est_flatness_ratios": plots.flatness_ratios([frame], traces),
         "est_flatness_table5": plots.table_5(frame, traces),
     }
+    if longer:
+        figures["est_flatness_longer"] = plots.flatness_along_training(longer[-1])
+        figures["est_flatness_lengths"] = plots.flatness_ratios([frame, *longer], traces)
+    return figures
 
 
 def est_downstream(data: DataFolder) -> Figures:
     """Downstream proxies by method, and against the trace at equal loss."""
-    frame = data.rows("flatness")
+    frame = data.lengths("flatness")[0]
     return {
         "est_downstream": plots.downstream_scores(frame),
-        "est_downstream_trace": plots.downstream_against_trace(frame),
+        "est_downstream_trace": plots.downstream_against_trace(frame, telling(of_corpus(frame, "text"), ALONG)),
     }
 
 
@@ -182,11 +194,10 @@ def _fit(frame: pd.DataFrame) -> str:
 
 def grid(data: DataFolder) -> Figures:
     """Every method's distance from the full model on every family, and the loss against FLOPs; all scales in a row."""
-    *larger, smallest = [data.find("grid", scale).frame for scale in data.scales("grid")]
-    frame = data.rows("grid") if smallest is None else smallest
+    frame, *longer = data.lengths("grid")
     figures = {"grid_gaps": plots.grid_gaps(frame), "grid_frontier": plots.frontier(frame)}
-    if larger:
-        figures["grid_lengths"] = plots.grid_lengths([frame, *reversed(larger)])
+    if longer:
+        figures["grid_lengths"] = plots.grid_lengths([frame, *longer])
     return figures
 
 
@@ -196,8 +207,9 @@ def learning_rates(data: DataFolder) -> Figures:
 
 
 def grid_rates(data: DataFolder) -> Figures:
-    """The sweep behind the learning rates of `grid`."""
-    return {"grid_rates": plots.learning_rates(data.rows("grid-rates"))}
+    """The sweep behind the learning rates of `grid`, at the common budget."""
+    sweep = data.rows("grid-rates")
+    return {"grid_rates": plots.learning_rates(sweep[sweep["budget"] == 1])}
 
 
 def longer_pair(data: DataFolder) -> Figures:

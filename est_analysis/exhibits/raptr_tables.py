@@ -51,7 +51,7 @@ def bert(data: DataFolder) -> Table:
             cells[row, "speed-up"] = Cell(**printed.at(row, "speed-up"), why=_NO_TIMES)
     shape = (
         "Ours have their norms before attention and MLP and fewer layers, of which each method trains the same shares; "
-        "learning rates are the best on GPT-2, not on BERT."
+        "each method has its own best learning rate on this model."
     )
     return Table(
         title="RaPTr and its rivals on BERT",

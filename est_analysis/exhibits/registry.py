@@ -105,6 +105,7 @@ _ALL = (
         locus=f"{_EST}, section 5.1",
     ),
     _figure("est-ablations", "EST's dimensions, schedules and sampling law", figures.est_ablations, "est-ablations"),
+    _figure("raptr-losses", "loss curves of GPT-2 under RaPTr", figures.raptr_losses, "reproduce"),
     _figure("raptr-ablations", "RaPTr's schedule, scaling and axis", figures.raptr_ablations, "raptr-ablations"),
     _figure("est-flatness", "the Hessian's trace along training", figures.est_flatness, "flatness"),
     _figure("est-downstream", "downstream proxies, and the trace at equal loss", figures.est_downstream, "flatness"),

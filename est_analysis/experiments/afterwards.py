@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from est_analysis.experiments.run import FinishedRun
@@ -32,10 +33,18 @@ def keep_rows(
     """
     note, rows = result.folder / f"{name}.json", result.folder / f"{name}.csv"
     plain = json.loads(json.dumps(identity))  # JSON has lists for tuples
-    if rows.exists() and note.exists() and json.loads(note.read_text()) == plain:
+    if rows.exists() and _read_note(note) == plain:
         return
     note.unlink(missing_ok=True)  # rows of another identity must not be taken for these if this is killed half-way
     lines = [",".join(COLUMNS)]
     lines += [f"{result.run_id},{spec.seed},{step},{metric},{float(value)!r}" for step, metric, value in measure()]
     write_atomically(rows, "\n".join(lines) + "\n")
     write_atomically(note, json.dumps(plain))
+
+
+def _read_note(note: Path) -> Any:
+    """What is noted, or None where it is missing or damaged: its rows are then measured again."""
+    try:
+        return json.loads(note.read_text())
+    except (OSError, ValueError):
+        return None

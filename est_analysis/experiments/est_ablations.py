@@ -77,7 +77,7 @@ BEST_RATE: dict[str, float] = {
     "est/exponential": 4e-3,
     "est/bernoulli": 4e-3,
     "est/unscaled": 4e-3,
-    "short/half": 8e-3,
+    "short/half": 4e-3,
 }
 
 ABLATION = Ablation(

@@ -5,10 +5,11 @@ which EST ends at a higher loss at this scale, so that the baseline is read wher
 synthetic one of known entropy, the setting of Liu et al. 2023 (arXiv 2210.14199), on which losses end close together.
 
 Learning rates are the best of `grid.RATES` on seed 100 (scale `rates`; on text the grid's own, of the same length; the
-synthetic language's at `report` are of two seeds, scale `report-rates`). What changes one thing about EST keeps EST's
-rate: flatness depends on the rate, and another would change two things. For the same reason the baseline runs at EST's
-rate too (`full/est-rate`), as in the paper, where both have one; and at either rate in half the steps, so that equal
-losses can be compared with both rates decayed. The pair `/constant-lr` is for the slope of the loss in stage 3.
+synthetic language keeps those of the shorter training at `report` until `report-rates` has been run). What changes one
+thing about EST keeps EST's rate: flatness depends on the rate, and another would change two things. For the same reason
+the baseline runs at EST's rate too (`full/est-rate`), as in the paper, where both have one; and at either rate in half
+the steps, so that equal losses can be compared with both rates decayed. The pair `/constant-lr` is for the slope of the
+loss in stage 3.
 """
 
 from collections.abc import Iterable, Mapping

@@ -15,10 +15,12 @@ from est_analysis.experiments.contenders import CONTENDERS, Contender
 from est_analysis.experiments.facts import training_facts
 from est_analysis.experiments.grid_rates import (
     BEST_RATE,
+    BEST_RATE_AT,
     BEST_RATE_LONGER,
     MORE_SEEDS,
     RATES,
     Rates,
+    Swept,
     best_rate,
     beyond,
     finalists,
@@ -41,9 +43,9 @@ class GridScale:
         steps, batch_size, seq_len, validation_tokens: of every run.
         seeds: of every contender.
         rates: learning rates to try for every contender; empty for each one's best.
-        best: these.
-        contenders: of those in `contenders.CONTENDERS`.
-        budgets: shares of `steps` at which those of `frontier` are run besides, on the first family.
+        best: these, by budget; another budget has those of budget 1.
+        contenders: of each family, labels in `contenders.CONTENDERS`; all of them for a family that is not named.
+        budgets: shares of `steps` at which those of `frontier` are run besides, on the first family; swept too.
         frontier: contenders.
         cost: what to expect, in words.
     """
@@ -55,8 +57,8 @@ class GridScale:
     validation_tokens: int = 32_768
     seeds: tuple[int, ...] = (0, 1, 2)
     rates: tuple[float, ...] = ()
-    best: Rates = field(default_factory=lambda: BEST_RATE)
-    contenders: tuple[str, ...] = tuple(CONTENDERS)
+    best: Mapping[float, Rates] = field(default_factory=lambda: {1.0: BEST_RATE, **BEST_RATE_AT})
+    contenders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     budgets: tuple[float, ...] = ()
     frontier: tuple[str, ...] = FRONTIER
     cost: str
@@ -79,7 +81,8 @@ SCALES: dict[str, GridScale] = {
         seq_len=64,
         seeds=(100,),
         rates=RATES,
-        cost="the learning-rate sweep, about an hour on two cores",
+        budgets=(0.5, 2.0),
+        cost="the learning-rate sweep, about two hours on two cores",
     ),
     "quick": GridScale(
         families=("gpt2", "llama", "megatron-bert", "t5"),
@@ -94,15 +97,15 @@ SCALES: dict[str, GridScale] = {
         seq_len=64,
         seeds=(100,),
         rates=RATES,
-        contenders=("full", "short", "est", "raptr"),
-        cost="a learning-rate sweep for `report`, about ten minutes on two cores",
+        contenders={family: tuple(rates) for family, rates in BEST_RATE_LONGER.items()},
+        cost="the learning-rate sweep for `report`, about an hour on two cores",
     ),
     "report": GridScale(
         families=("gpt2",),
         steps=2400,
         seq_len=64,
-        best=BEST_RATE_LONGER,
-        contenders=tuple(label for label in CONTENDERS if label not in ("est/two-stage", "est/constant", "pld")),
+        best={1.0: BEST_RATE_LONGER, 0.5: BEST_RATE_AT[2.0]},
+        contenders={family: tuple(rates) for family, rates in BEST_RATE_LONGER.items()},
         budgets=(0.5,),
         frontier=("full",),
         cost="half an hour on two cores: GPT-2 for four times the steps, ten tokens a parameter",
@@ -119,6 +122,11 @@ class Entry:
     budget: float
     spec: TrainSpec
 
+    @property
+    def swept(self) -> Swept:
+        """What a sweep finds one learning rate for."""
+        return self.family, self.contender, self.budget
+
 
 def entries(
     scale: GridScale,
@@ -132,8 +140,9 @@ def entries(
     The contenders are those of `scale` unless given. Each is at its own of `rates`, those of `scale` unless given; at
     all that `scale` tries if it tries some.
     """
-    contenders = contenders or {label: CONTENDERS[label] for label in scale.contenders}
-    grid = [(family, label, 1.0) for family in scale.families for label in contenders]
+    labels = {family: contenders or scale.contenders.get(family, CONTENDERS) for family in scale.families}
+    contenders = contenders or CONTENDERS
+    grid = [(family, label, 1.0) for family in scale.families for label in labels[family]]
     grid += [(scale.families[0], label, budget) for budget in scale.budgets for label in scale.frontier]
     found = [
         Entry(
@@ -143,7 +152,7 @@ def entries(
             spec=_spec(scale, family, contenders[label], corpus, steps=round(budget * scale.steps), seed=seed, lr=lr),
         )
         for family, label, budget in grid
-        for lr in scale.rates or (best_rate(family, label, rates or scale.best),)
+        for lr in scale.rates or (best_rate(family, label, rates or scale.best.get(budget, scale.best[1.0])),)
         for seed in scale.seeds
     ]
     return sorted(found, key=lambda entry: -entry.budget)
@@ -220,17 +229,17 @@ def widened(runs: Sequence[Entry], rows: pd.DataFrame) -> list[Entry]:
     following, made = beyond(losses), {repr(entry.spec) for entry in runs}
     if following:
         more = [
-            _at(entry, lr=following[entry.family, entry.contender][1])
+            _at(entry, lr=following[entry.swept][1])
             for entry in runs
-            if entry.spec.settings.lr == following.get((entry.family, entry.contender), (None,))[0]
+            if entry.spec.settings.lr == following.get(entry.swept, (None,))[0]
         ]
     else:
-        last = {name: rates for name, rates in finalists(losses).items() if len(rates) > 1}
+        last = finalists(losses)
         more = [
             _at(entry, seed=seed)
             for entry in runs
             for seed in MORE_SEEDS
-            if entry.spec.settings.lr in last.get((entry.family, entry.contender), ())
+            if entry.spec.settings.lr in last[entry.swept]
         ]
     return list({repr(entry.spec): entry for entry in more if repr(entry.spec) not in made}.values())
 
@@ -256,7 +265,7 @@ def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
 STUDY = Study(
     name="grid",
     description="every method on every family at matched layer FLOPs, and the loss-against-FLOPs frontier",
-    version=2,
+    version=3,  # 3: rates of more seeds, and of each budget; 2: of each family
     scales={name: scale.cost for name, scale in SCALES.items()},
     measure=measure,
 )

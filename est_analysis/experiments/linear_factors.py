@@ -4,8 +4,6 @@ For whitened inputs that is the population loss of a linear net (Pal et al. 2020
 units every mask can be enumerated, so what sampling adds to the loss is known exactly and without theory.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import combinations, product
@@ -16,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from est_analysis.errors import InputError
+from est_analysis.experiments.identity import name_of_linear_net
 from est_analysis.rng import stream
 
 LAWS = ("fixed_size", "bernoulli")
@@ -116,10 +115,9 @@ def _rows(settings: LinearSettings, factors: Factors) -> Iterator[tuple[int, str
 
 def measure_linear(settings: LinearSettings) -> pd.DataFrame:
     """Tidy rows of all trainings at their end: losses, enumerated masked losses, nuclear norm of U V', all entries."""
-    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()[:12]
     rows = []
     for label, law in TRAININGS.items():
-        name = f"linear-{law or 'full'}-{digest}"
+        name = name_of_linear_net(asdict(settings), law)
         found = _rows(settings, train_factors(settings, law))
         rows += [(name, label, "", seed, settings.steps, metric, value) for seed, metric, value in found]
     return pd.DataFrame(rows, columns=["run_id", "method", "schedule", "seed", "step", "metric", "value"])

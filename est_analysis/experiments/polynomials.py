@@ -82,8 +82,10 @@ class PolynomialSpec:
         self.build_method(self.seeds[0])
 
     def fields(self) -> dict[str, Any]:
-        """All fields, defaults included, as plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))
+        """All fields, defaults included, as plain JSON values; without `rewarm`, of which a bank knows nothing."""
+        found = json.loads(json.dumps(asdict(self)))
+        del found["settings"]["rewarm"]
+        return found
 
     def polynomial(self, seed: int) -> BooleanPolynomial:
         """The target of `seed`."""

@@ -22,7 +22,11 @@ def _raptr(schedule: str, note: str, output_scale: str = "none") -> Contender:
 
 SCHEDULES: dict[str, Contender] = {
     "raptr/two-stage": _raptr(_TWO_STAGES, "half of the layers for half of the steps"),
-    "raptr/exponential": _raptr(_DOUBLING, "a quarter, half, all of the layers: doubling after equally long"),
+    "raptr/exponential": _raptr(
+        _DOUBLING,
+        "a quarter, half, all of the layers: doubling after equally long; a quarter are the two that always run, so "
+        "that nothing is random there",
+    ),
     "raptr/late": _raptr("2:1,1,0.625; 3:1,1,1", "five of eight layers for two thirds of the steps"),
     "raptr/warm-up": _raptr(
         "ul2-raptr-12-16-20-24", "all layers for 30 % of the steps first, then half to all: 17.5 % saved"

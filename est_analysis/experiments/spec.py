@@ -1,6 +1,5 @@
 """What a run is: a frozen spec whose hash names it."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -9,6 +8,7 @@ from typing import Any
 from est_analysis.added import unsaid
 from est_analysis.data.objectives import find_objective
 from est_analysis.errors import InputError
+from est_analysis.experiments.identity import name_of_training
 from est_analysis.methods import Option, build_method, find_method, method_options
 from est_analysis.models.config import ModelConfig
 from est_analysis.models.families import find_family, find_preset
@@ -127,22 +127,18 @@ def run_id(spec: TrainSpec, *, data_hash: str) -> str:
 
     A field that was added later counts where it is not at its default, so that the names of earlier runs stay.
     """
-    identity = {"spec": _said(spec), "data": data_hash, "numerics": NUMERICS_VERSION}
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return f"{spec.method}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+    return name_of_training(said(spec.fields()), data_hash=data_hash, numerics=NUMERICS_VERSION)
 
 
-def _said(spec: TrainSpec) -> dict[str, Any]:
-    """The spec's fields without those added later that are at their defaults (`added`)."""
-    found = spec.fields()
-    parts = [(found["settings"], Settings)]
-    if "options" in found:
-        parts.append((found["options"], find_method(spec.method)))
-    for values, kind in parts:
-        for one in fields(kind):
-            if one.name in values and unsaid(one, values[one.name]):
-                del values[one.name]
-    return found
+def said(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a spec, as plain values, without those added later that are at their defaults (`added`)."""
+    parts = {"settings": Settings} | ({"options": find_method(found["method"])} if "options" in found else {})
+    kept = {}
+    for part, kind in parts.items():
+        added = {one.name: one for one in fields(kind)}
+        values = found[part].items()
+        kept[part] = {name: value for name, value in values if name not in added or not unsaid(added[name], value)}
+    return {**found, **kept}
 
 
 def differing_fields(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:

@@ -7,8 +7,6 @@ A random net of depth L is the first L layers of a deeper one, so one pass throu
 A seed's depths are therefore correlated; seeds are independent.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from est_analysis.errors import InputError
+from est_analysis.experiments.identity import name_of_random_net
 from est_analysis.models.resnet import ResidualNet
 from est_analysis.rng import stream
 
@@ -127,10 +126,7 @@ def run_id(settings: DepthSettings, variant: str, seed: int) -> str:
     'stability-gelu-residual+norm-1-'
     """
     sizes = {name: value for name, value in asdict(settings).items() if name != "seeds"}
-    identity = {"settings": sizes, "variant": variant, "seed": seed, "numerics": NUMERICS_VERSION}
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    return f"stability-{variant.replace(' ', '-')}-{seed}-{digest}"
+    return name_of_random_net(sizes, variant, seed, numerics=NUMERICS_VERSION)
 
 
 def measure_stability_depth(

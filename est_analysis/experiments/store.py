@@ -64,9 +64,35 @@ def environment() -> dict[str, Any]:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The closing record of a finished run, or None."""
+    """The closing record of a finished run, or None.
+
+    Raises:
+        InputError: there is one, but damaged.
+    """
     path = folder / _FINISHED
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    return _read_record(path, "delete it to finish the run from its last checkpoint")
+
+
+def _read_record(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file; an `InputError` with the `remedy` where it is damaged."""
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or not text
+        raise InputError(f"{path} is damaged; {remedy}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is damaged; {remedy}")
+    return record
+
+
+def _read_spec(path: Path) -> tuple[str, dict[str, Any]]:
+    """The run's id and the fields of its spec."""
+    remedy = "give another folder for the run"
+    record = _read_record(path, remedy)
+    if "run_id" not in record or not isinstance(record.get("spec"), dict):
+        raise InputError(f"{path} is damaged; {remedy}")
+    return record["run_id"], record["spec"]
 
 
 def mark_finished(folder: Path, record: dict[str, Any]) -> None:
@@ -101,11 +127,7 @@ def open_run(folder: Path, spec: TrainSpec, *, run_id: str) -> Iterator[None]:
 def _check_same(folder: Path, spec: TrainSpec, run_id: str) -> None:
     path = folder / "spec.json"
     if path.exists():
-        try:
-            held = json.loads(path.read_text())
-            held_fields, held_id = held["spec"], held["run_id"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged; give another folder for the run") from error
+        held_id, held_fields = _read_spec(path)
         if held_id != run_id:
             differences = differing_fields(held_fields, spec.fields())
             shown = "; ".join(differences) or "the corpus has other content, or another version wrote it"
@@ -123,13 +145,13 @@ def collect(folders: Iterable[Path]) -> pd.DataFrame:
     Every CSV directly in a run folder holds rows: `rows.csv` of training, others of measurements made afterwards.
 
     Raises:
-        InputError: a folder holds no run.
+        InputError: a folder holds no run, or a damaged one.
     """
     frames = []
     for folder in folders:
         if not (folder / "spec.json").exists():
             raise InputError(f"{folder} holds no run; give a folder that `est train` or `est run` wrote")
-        spec = json.loads((folder / "spec.json").read_text())["spec"]
+        _, spec = _read_spec(folder / "spec.json")
         for path in sorted(folder.glob("*.csv")):
             rows = pd.read_csv(path)
             schedule = spec["schedule"] or find_method(spec["method"]).default_schedule

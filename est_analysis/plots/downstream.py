@@ -1,5 +1,7 @@
 """Downstream proxies: final scores by method, and score against Hessian trace once the loss is accounted for."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -89,18 +91,22 @@ def downstream_scores(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def summarise_score_and_trace(frame: pd.DataFrame) -> pd.DataFrame:
+def summarise_score_and_trace(frame: pd.DataFrame, tasks: Sequence[str] = ALONG) -> pd.DataFrame:
     """Every late checkpoint's score and log trace, and what a parabola in the loss, seed by seed, leaves of both.
 
+    Args:
+        frame: tidy rows with the column corpus.
+        tasks: whose mean the score is, keys of `TASKS` that were measured along the runs.
+
     Returns:
-        Columns method, seed, step, loss, score (percent, mean of `ALONG`), log_trace, score_left and log_trace_left.
+        Columns method, seed, step, loss, score (percent), log_trace, score_left and log_trace_left.
     """
     rows, keys = _text(frame), ["method", "seed", "step"]
 
     def column(metric: str) -> pd.Series:
         return rows_of(rows, metric).set_index(keys)["value"]
 
-    score = 100 * sum(column(metric) for metric in ALONG) / len(ALONG)
+    score = 100 * sum(column(metric) for metric in tasks) / len(tasks)
     found = pd.DataFrame({"loss": column("validation_loss"), "score": score, "trace": column("hessian_trace")})
     found = found.dropna().reset_index()
     found = found[(found["trace"] > 0) & (found["step"] >= _LATE * found.groupby(keys[:2])["step"].transform("max"))]
@@ -117,12 +123,12 @@ def _left(points: pd.DataFrame) -> pd.DataFrame:
     return points.assign(**parts)
 
 
-def downstream_against_trace(frame: pd.DataFrame) -> Figure:
+def downstream_against_trace(frame: pd.DataFrame, tasks: Sequence[str] = ALONG) -> Figure:
     """Score against loss, and at equal loss against the trace: every late checkpoint of every run on text.
 
-    The line on the right is that of least squares through all of them.
+    The line on the right is that of least squares through all of them. Arguments as for `summarise_score_and_trace`.
     """
-    points = summarise_score_and_trace(frame)
+    points = summarise_score_and_trace(frame, tasks)
     with style():
         figure = Figure(figsize=(9.2, 3.7), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -135,7 +141,7 @@ def downstream_against_trace(frame: pd.DataFrame) -> Figure:
         ends = np.array([points["log_trace_left"].min(), points["log_trace_left"].max()])
         right.plot(ends, height + slope * ends, color="#000000", lw=1.2, gid="line")
         left.set_xlabel("validation loss (nats per byte)")
-        left.set_ylabel("mean of last words and kinds (%)")
+        left.set_ylabel(f"{' and '.join(TASKS[task] for task in tasks)} (%)")
         right.set_xlabel("ln trace of the Hessian, beyond what the loss tells")
         right.set_ylabel("score beyond what the loss tells (points)")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center")

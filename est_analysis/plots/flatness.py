@@ -1,6 +1,6 @@
 """Flatness along training: traces by method and group of parameters, against steps and against loss, and Table 5."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .intervals import over_seeds
+from .intervals import mark_cut, over_seeds
 from .style import MethodStyle, in_order, method_style, rows_of, style
 
 CORPORA = {"text": "Python source", "hmm": "hidden Markov model"}
@@ -213,39 +213,49 @@ def flatness_along_training(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def flatness_ratios(frame: pd.DataFrame, published: Mapping[str, float] | None = None) -> Figure:
-    """Every method's trace over the full model's at equal loss, a panel a language: means, 95 % intervals, seeds.
+def flatness_ratios(frames: Sequence[pd.DataFrame], published: Mapping[str, float] | None = None) -> Figure:
+    """Every method's trace over the full model's at equal loss, a panel a language and length of training.
 
-    An interval that leaves the panel is wider than what was seen.
+    Means, 95 % intervals, seeds; an interval that leaves the panel, and ends in an arrowhead, is wider than what was
+    seen. Of several frames only what all of them have.
 
     Args:
-        frame: tidy rows with the column corpus.
+        frames: tidy rows with the column corpus, the shortest training first.
         published: the traces of Table 5, `full` and `est`; a dotted line is their ratio.
     """
-    ratios = summarise_flatness_ratios(frame)
-    labels = list(dict.fromkeys(ratios["label"]))
-    corpora = [name for name in CORPORA if name in set(ratios["corpus"])]
+    every = [summarise_flatness_ratios(frame) for frame in frames]
+    labels = [label for label in every[0]["label"].unique() if all((label == one["label"]).any() for one in every)]
+    panels = {
+        (corpus, frame["step"].max()): ratios[(ratios["corpus"] == corpus) & ratios["label"].isin(labels)]
+        for corpus in CORPORA
+        for frame, ratios in zip(frames, every, strict=True)
+        if corpus in set(ratios["corpus"])
+    }
     with style():
-        figure = Figure(figsize=(2.6 + 3.3 * len(corpora), 1.1 + 0.32 * len(labels)), layout="constrained")
-        for corpus, ax in zip(corpora, figure.subplots(1, len(corpora), sharey=True, squeeze=False)[0], strict=True):
-            rows = ratios[ratios["corpus"] == corpus]
+        figure = Figure(figsize=(2.6 + 3.3 * len(panels), 1.1 + 0.32 * len(labels)), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for ((corpus, steps), rows), ax in zip(panels.items(), axes, strict=True):
             _draw_ratios(rows, labels, ax)
-            ax.set_title(CORPORA[corpus])
+            ax.set_title(f"{CORPORA[corpus]}, {steps:,} steps" if len(frames) > 1 else CORPORA[corpus])
             if published:
-                value = published["est"] / published["full"]
-                ax.axvline(value, color="#0072B2", lw=1.1, ls=":", gid="published")
-                ax.annotate(
-                    f"Table 5: {value:.2f}",
-                    (value, 1.0),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(3, -3),
-                    textcoords="offset points",
-                    va="top",
-                    fontsize=8.5,
-                    color="#0072B2",
-                )
+                _draw_published(published, ax)
         figure.supxlabel("trace over the full model's, at equal loss", fontsize=10)
     return figure
+
+
+def _draw_published(published: Mapping[str, float], ax: Axes) -> None:
+    value = published["est"] / published["full"]
+    ax.axvline(value, color="#0072B2", lw=1.1, ls=":", gid="published")
+    ax.annotate(
+        f"Table 5: {value:.2f}",
+        (value, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -3),
+        textcoords="offset points",
+        va="top",
+        fontsize=8.5,
+        color="#0072B2",
+    )
 
 
 def _draw_ratios(rows: pd.DataFrame, labels: list[str], ax: Axes) -> None:
@@ -256,7 +266,8 @@ def _draw_ratios(rows: pd.DataFrame, labels: list[str], ax: Axes) -> None:
         row = means.loc[label]
         look = variant_look(str(row["method"]))
         if row["seeds"] > 1:
-            ax.plot(np.exp([row["low"], row["high"]]), [place, place], color=look.colour, lw=1.6)
+            ends = np.exp([row["low"], row["high"]])
+            ax.plot(ends, [place, place], color=look.colour, lw=1.6, gid=f"interval:{label}")
         ax.plot(
             np.exp(rows.loc[rows["label"] == label, "value"]), [place] * int(row["seeds"]), "|", color=look.colour, ms=7
         )
@@ -267,6 +278,7 @@ def _draw_ratios(rows: pd.DataFrame, labels: list[str], ax: Axes) -> None:
     widest = means.loc[means["seeds"] > 1, "high"].max()
     within = min(np.exp(widest), _WIDEST * high) if np.isfinite(widest) else high
     ax.set_xlim(min(0.17, 0.9 * low), max(2.0, 1.15 * high, 1.08 * within))
+    mark_cut(ax)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())

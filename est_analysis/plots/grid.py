@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .intervals import over_seeds
+from .intervals import mark_cut, over_seeds
 from .style import FAMILY_STYLES, in_order, method_style, rows_of, style
 
 
@@ -52,33 +52,34 @@ def draw_grid_gaps(gaps: pd.DataFrame, methods: list[str], ax: Axes) -> Axes:
 
 
 def _set_limits(ax: Axes, shown: pd.Series) -> None:
-    """Room for the seeds; an interval may be wider."""
+    """Room for the seeds; an interval that is wider ends in an arrowhead."""
     margin = 0.12 * (max(shown.max(), 0) - min(shown.min(), 0)) or 0.1
     ax.set_xlim(min(shown.min(), 0) - margin, max(shown.max(), 0) + margin)
+    mark_cut(ax)
 
 
 def grid_gaps(frame: pd.DataFrame) -> Figure:
     """How far every method ends from the full model, a panel a family: means over seeds, 95 % intervals, and seeds.
 
-    An interval that leaves the panel is wider than the differences between methods.
+    An interval that leaves the panel, and ends in an arrowhead, is wider than the differences between methods.
     """
     gaps = summarise_grid_gaps(frame)
     families = [name for name in FAMILY_STYLES if name in set(gaps["family"])]
     return _gap_panels({FAMILY_STYLES[family].label: gaps[gaps["family"] == family] for family in families})
 
 
-def grid_lengths(frames: Sequence[pd.DataFrame], family: str = "gpt2") -> Figure:
-    """The same distances on one family at several lengths of training, a panel a grid, on one axis.
+def grid_lengths(frames: Sequence[pd.DataFrame]) -> Figure:
+    """The same distances at several lengths of training, on one axis: a panel for each family of the longest and grid.
 
     Args:
-        frames: tidy rows of a grid each, the shortest first.
-        family: one that all of them have.
+        frames: tidy rows of a grid each, the shortest first; each has the families of the last.
     """
     panels = {}
-    for frame in frames:
-        gaps = summarise_grid_gaps(frame)
-        steps = int(frame.loc[(frame["family"] == family) & (frame["budget"] == 1), "step"].max())
-        panels[f"{FAMILY_STYLES[family].label}, {steps:,} steps"] = gaps[gaps["family"] == family]
+    for family in (name for name in FAMILY_STYLES if name in set(frames[-1]["family"])):
+        for frame in frames:
+            gaps = summarise_grid_gaps(frame)
+            steps = int(frame.loc[(frame["family"] == family) & (frame["budget"] == 1), "step"].max())
+            panels[f"{FAMILY_STYLES[family].label}, {steps:,} steps"] = gaps[gaps["family"] == family]
     return _gap_panels(panels, one_axis=True)
 
 

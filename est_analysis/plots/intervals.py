@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from scipy import stats
 
 
@@ -27,3 +28,15 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str], value: str = "value") -> p
     table["half"] *= stats.t.ppf(0.975, df=np.maximum(table["seeds"] - 1, 1))
     table = table.assign(low=table["mean"] - table["half"], high=table["mean"] + table["half"])
     return table[[*by, "mean", "low", "high", "seeds"]]
+
+
+def mark_cut(ax: Axes) -> None:
+    """An arrowhead where a horizontal interval leaves the panel: on the lines whose gid begins with `interval:`."""
+    edges = ax.get_xlim()
+    for line in [line for line in ax.lines if str(line.get_gid()).startswith("interval:")]:
+        ends, height = line.get_xdata(), line.get_ydata()[0]
+        for edge, end, marker, outside in zip(edges, ends, "<>", (ends[0] < edges[0], ends[1] > edges[1]), strict=True):
+            if outside and np.isfinite(end):
+                look = {"color": line.get_color(), "ms": 5, "ls": "", "clip_on": False}
+                ax.plot(edge, height, marker=marker, gid=str(line.get_gid()).replace("interval", "cut"), **look)
+    ax.set_xlim(edges)

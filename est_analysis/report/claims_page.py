@@ -33,6 +33,7 @@ def build_claims_page(judged: Iterable[Judged], path: Path, *, figures: Path) ->
         papers=sorted({one.paper for one in judged}),
         counts={name: sum(one.shown.verdict.verdict == name for one in judged) for name in MARKS},
         figures={name: image for name in _names(judged) if (image := _image(figures / f"{name}.svg"))},
+        late=sum(bool(one.claim.known) for one in judged),
         note=chance_note(judged),
     )
     try:

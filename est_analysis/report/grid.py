@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from est_analysis.claims import NotMeasured, Verdict, final, saving, speed_up
+from est_analysis.claims import NotMeasured, Verdict, final, saving
 from est_analysis.claims.grid import FAMILIES, loss_difference, of_family
 from est_analysis.plots import in_order, method_style
 
@@ -21,7 +21,7 @@ def _gap(frame: pd.DataFrame, family: str, method: str) -> str:
 
 
 def grid_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a family and method: seeds, final loss, its distance from the full model, savings, measured speed-up."""
+    """One row a family and method: seeds, final loss, its distance from the full model, savings."""
 
     def row(family: str, rows: pd.DataFrame, method: str) -> dict[str, str]:
         return {
@@ -34,7 +34,6 @@ def grid_table(frame: pd.DataFrame) -> pd.DataFrame:
             "minus the full model's [95 %]": MISSING if method == "full" else _gap(frame, family, method),
             "layer FLOPs saved": cell(lambda: saving(rows, method, "layer_flops"), lambda part: f"{part.mean():.1f} %"),
             "total FLOPs saved": cell(lambda: saving(rows, method, "total_flops"), lambda part: f"{part.mean():.1f} %"),
-            "speed-up measured": cell(lambda: speed_up(rows, method), lambda ratio: f"{ratio.mean():.2f}x"),
         }
 
     found = []

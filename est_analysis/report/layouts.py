@@ -317,7 +317,7 @@ _FLATNESS = Layout(
             title="Ratios at equal loss",
             caption="Trace over the full model's at equal loss: means, 95 % intervals and seeds (ticks). Left of the "
             "line is flatter than the full model. A row at one rate is over the full model at EST's rate.",
-            draw=plots.flatness_ratios,
+            draw=lambda frame: plots.flatness_ratios([frame]),
         ),
         Illustration(
             name="table_5",

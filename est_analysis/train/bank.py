@@ -66,6 +66,8 @@ class BankJob:
             raise InputError(f"{len(self.methods)} methods for {self.bank.num_nets} nets; give one a net")
         if self.settings.clip or self.settings.accumulation > 1 or self.settings.precision != "float32":
             raise InputError("a bank trains in float32 without clipping or accumulation; use clip=0, accumulation=1")
+        if self.settings.rewarm or self.settings.skipped_gradient != "zero":
+            raise InputError("a bank knows no rewarm, and gives bypassed layers a zero gradient; use rewarm=0")
 
 
 @dataclass

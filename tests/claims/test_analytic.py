@@ -1,5 +1,6 @@
 """Claims without runs: against the audit and by hand; commands of those that no machine here could test."""
 
+import itertools
 import re
 import shlex
 from dataclasses import replace
@@ -143,11 +144,11 @@ def test_a_number_that_is_not_in_the_book_is_named():
 
 
 def ours(command):
-    """The arguments of every run of our own program in a shell command, its loops unrolled over the methods."""
-    methods = re.search(r"for method in ([\w ]+);", command)
-    for method in methods[1].split() if methods else [""]:
-        for part in re.findall(r"(?:-m est_analysis|^est) ([^;]+)", command):
-            yield shlex.split(part.replace("$method", method))
+    """The arguments of every run of our own program in a shell command, its loops unrolled over seeds and methods."""
+    loops = (re.search(rf"for {name} in ([\w ]+);", command) for name in ("seed", "method"))
+    for seed, method in itertools.product(*(loop[1].split() if loop else [""] for loop in loops)):
+        for part in re.findall(r"(?:-m est_analysis|\best) ((?:train|eval) [^;]+)", command):
+            yield shlex.split(part.replace("$method", method).replace("$seed", seed))
 
 
 def test_most_of_their_commands_are_ours():

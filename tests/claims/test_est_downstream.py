@@ -26,6 +26,18 @@ def test_the_difference_at_the_end_is_paired_by_seed_in_points(topic):
     assert "chance 10.0" in found.detail
 
 
+def test_a_score_that_the_baseline_has_by_chance_decides_nothing():
+    frame = downstream_frame(slope=0)
+    frame.loc[frame["metric"] == "downstream_last_word_chance", "value"] = 0.99
+    found = verdict("last-word", frame)
+    assert found.verdict == "untested"
+    assert "no better than the commonest answer" in found.detail
+    rest = verdict("mean", frame)
+    assert rest.effect == pytest.approx(verdict("mean", downstream_frame(slope=0)).effect)  # the shifts are equal
+    assert "of probe kinds and probe library and finetune library" in rest.detail
+    assert "mean of probe kinds," in verdict("equal-loss", frame).detail
+
+
 def test_a_lower_score_is_refuted_and_a_slightly_lower_one_is_no_worse():
     worse = downstream_frame(slope=0, shifts={**SHIFTS, "est": 0.5})  # half a point less, as the loss is higher
     assert verdict("mean", worse).verdict == "refuted"

@@ -243,7 +243,7 @@ def test_fewer_than_a_quarter_are_untested(committed):
 
 def test_every_figure_named_is_there(committed):
     named = {one.figure for one in committed if one.shown.run_ids and one.claim.recipe != "grid"} - {None}
-    reproduced = {"est_figure3", "est_sampling_penalty"}
+    reproduced = {"est_figure3", "est_sampling_penalty", "raptr_losses"}
     first = {"first_gaps", "first_linear", "first_stacks"}
     ablations = {"est_components", "est_schedules", "raptr_ablations"}
     flatness = {"est_flatness", "est_flatness_ratios", "est_downstream", "est_downstream_trace"}

@@ -83,10 +83,10 @@ def test_filters(est, data, arguments, keep):
 
 
 def test_a_table_for_a_person(est, data):
-    out = est("claims", "--data", data, "--verdict", "supported").out
-    assert "est.printed-savings.gpt2" in out
-    assert "grid.est-full.gpt2" not in out
-    text = " ".join(out.split())
+    found = est("claims", "--data", data, "--verdict", "supported")
+    assert "est.printed-savings.gpt2" in found.out
+    assert "grid.est-full.gpt2" not in found.out
+    text = " ".join(found.err.split())
     assert re.search(r"\d+ claims: (\d+) supported, 0 refuted, 0 inconclusive, 0 untested", text)
     assert "intervals of 95 % over seeds were judged" in text
     assert "Holm's correction" in text
@@ -102,13 +102,78 @@ def test_one_whole(est, data):
 
 
 def test_one_that_is_not_in_the_filter_is_no_error(est, data):
-    assert "0 claims" in est("claims", "est.loss", "--verdict", "refuted", "--data", data).out
+    found = est("claims", "est.loss", "--verdict", "refuted", "--data", data)
+    assert (found.code, found.out) == (0, "")
+    assert "0 claims" in found.err
+
+
+def test_a_line_a_claim_for_other_programs(est, data, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = est("claims", "--data", data).out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == list(CLAIMS)
+    assert {line.count("\t") for line in lines} == {4}
+    by_id = {line.split("\t")[0]: line.split("\t")[1:] for line in lines}
+    assert by_id["est.loss"] == [
+        "supported",
+        f"-0.02 [{-0.02 - HALF:.4g}, {-0.02 + HALF:.4g}] nats",
+        "quick",
+        CLAIMS["est.loss"].statement,
+    ]
+    assert by_id["est.paper-scale.squad"][:3] == ["untested", "-", "-"]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Commands print as on a terminal of so many columns."""
+
+    def of(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("FORCE_COLOR", "1")
+
+    return of
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.mark.parametrize("columns", [66, 80, 200])
+def test_a_terminal_never_breaks_an_id(est, data, terminal, columns):
+    terminal(columns)
+    found = est("claims", "--data", data)
+    text = plain(found.out)
+    assert max(map(len, text.splitlines())) <= columns
+    assert re.findall(r"^│ ((?:est|raptr|grid)\.[^ ]+) +│", text, flags=re.MULTILINE) == list(CLAIMS)
+    assert f"{len(CLAIMS)} claims: " in text
+    assert found.err == ""
+
+
+# A claim and, beside it, claims whose ids begin with its own and a dot.
+GROUP = [name for name in CLAIMS if name.startswith("est.flatness.")]
+
+
+def test_one_points_to_those_under_it(est, data, terminal):
+    out = est("claims", "est.flatness", "--data", data).out
+    assert out.splitlines()[-1] == f"see also: {', '.join(GROUP)} ('est claims est.flatness.' lists them)"
+    assert "see also" not in est("claims", "est.loss", "--data", data).out
+    terminal(80)
+    shown_there = plain(est("claims", "est.flatness", "--data", data).out)
+    assert all(re.search(rf"(?<!\S){re.escape(name)}(?![^\s,])", shown_there) for name in GROUP)
+
+
+@pytest.mark.parametrize("group", ["est.flatness.", "est.flatness.*"])
+def test_a_group_is_listed_without_the_claim_of_its_name(est, data, group):
+    lines = est("claims", group, "--data", data).out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == GROUP
+    assert [one["id"] for one in shown(est("claims", group, "--json", "--data", data))] == GROUP
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (("est.los",), "unknown claim 'est.los': did you mean 'est.loss'? 'est claims' lists them all"),
+        (("est.loss.",), "unknown claim 'est.loss.': did you mean 'est.loss'? 'est claims' lists them all"),
+        (("est.flatnes.*",), "unknown claim 'est.flatnes.*': did you mean 'est.flatness'? 'est claims' lists them all"),
         (("--paper", "rapt"), "unknown paper 'rapt': did you mean 'raptr'? Known: est, raptr"),
         (
             ("--verdict", "refute"),

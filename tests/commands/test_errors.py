@@ -136,6 +136,19 @@ def test_another_learning_rate_into_the_same_folder(train):
     )
 
 
+def test_a_run_whose_end_is_cut_short(train, tmp_path):
+    assert train("--out", "run").code == 0
+    end = tmp_path / "run" / "finished.json"
+    end.write_text(end.read_text()[:9])
+    assert train("--out", "run").error == (
+        "run/finished.json is damaged; delete it to finish the run from its last checkpoint"
+    )
+    rows = (tmp_path / "run" / "rows.csv").read_text()
+    end.unlink()
+    assert train("--out", "run").code == 0
+    assert (tmp_path / "run" / "rows.csv").read_text() == rows
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt"])
 def test_a_damaged_checkpoint(train, tmp_path, name):
     assert train("--out", "run").code == 0

@@ -4,8 +4,11 @@ import json
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from est_analysis.__main__ import app
 from est_analysis.claims.registry import CLAIMS
+from est_analysis.experiments.studies import STUDIES
 
 ON_TEXT = [name for name, claim in CLAIMS.items() if claim.recipe == "reproduce"]
 
@@ -43,6 +46,25 @@ def test_smoke_from_nothing_and_again(reproduce, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.*") if path.is_file()}
     second = reproduce()
     assert second.code == 0, second.err
-    assert "Report: report/report.html" in second.out
+    *lines, last = second.out.splitlines()
+    assert last.endswith("Report: report/report.html")
+    assert [line.split("\t")[0] for line in lines] == ON_TEXT
+    assert {line.split("\t")[3] for line in lines} == {"smoke"}
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.*") if path.is_file()}
     pd.testing.assert_frame_equal(pd.read_csv(report / "rows.csv"), rows)  # times included: nothing was run
+
+
+def test_list(est):
+    listed = json.loads(est("run", "list", "--json").out)
+    assert {name: one["scales"] for name, one in listed.items()} == {name: one.scales for name, one in STUDIES.items()}
+    out = est("run", "list").out
+    for name, study in STUDIES.items():
+        assert all(part in out for part in (name, study.description, *(f"--scale {one}: " for one in study.scales)))
+
+
+def test_help_names_every_recipe_and_every_scale():
+    shown = CliRunner(env={"COLUMNS": "80", "TERM": "dumb"}).invoke(app, ["run", "--help"]).output
+    words = {word.strip(".,;'") for word in shown.split()}
+    assert words >= STUDIES.keys()
+    assert words >= {scale for study in STUDIES.values() for scale in study.scales}
+    assert "'est run list' shows" in " ".join(shown.replace("│", " ").split())

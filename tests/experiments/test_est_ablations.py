@@ -100,9 +100,9 @@ def test_every_contender_has_a_learning_rate_of_the_sweep():
     tried = sweep.groupby("method")["lr"].agg(set)
     assert set(tried.index) == set(CONTENDERS)
     assert all(set(grid.RATES) <= rates for rates in tried)
-    sweep = sweep.assign(family="gpt2")
+    sweep = sweep.assign(family="gpt2", budget=1.0)
     assert beyond(sweep) == {}
-    assert {label: rate for (_, label), rate in best_rates(sweep).items()} == BEST_RATE
+    assert {label: rate for (_, label, _), rate in best_rates(sweep).items()} == BEST_RATE
     assert set(sweep["seed"]) <= {*ABLATION.scales["rates"].seeds, *MORE_SEEDS}
     assert not set(sweep["seed"]) & set(QUICK.seeds)
 

@@ -9,6 +9,7 @@ from est_analysis.experiments.contenders import CONTENDERS
 from est_analysis.experiments.grid import SCALES
 from est_analysis.experiments.grid_rates import (
     BEST_RATE,
+    BEST_RATE_AT,
     BEST_RATE_LONGER,
     LIMITS,
     MORE_SEEDS,
@@ -20,6 +21,8 @@ from est_analysis.experiments.grid_rates import (
 )
 
 DATA = Path(__file__).parents[2] / "paper_figures" / "data"
+NAME = ("gpt2", "est", 1.0)
+ON_MORE_SEEDS = ("gpt2",)  # families whose sweep has been run to the end; others have the best of one seed
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +32,8 @@ def committed():
 
 def _sweep(**losses):
     """A sweep of EST on GPT-2: its losses by rate, in thousandths."""
-    rows = [("gpt2", "est", int(name[1:]) / 1000, loss) for name, loss in losses.items()]
-    return pd.DataFrame(rows, columns=["family", "method", "lr", "validation_loss"]).assign(seed=100)
+    rows = [(*NAME, int(name[1:]) / 1000, loss) for name, loss in losses.items()]
+    return pd.DataFrame(rows, columns=["family", "method", "budget", "lr", "validation_loss"]).assign(seed=100)
 
 
 @pytest.mark.parametrize(
@@ -47,59 +50,71 @@ def _sweep(**losses):
     ],
 )
 def test_a_sweep_goes_on_where_its_best_is_at_an_end(losses, following):
-    assert beyond(_sweep(**losses)) == ({("gpt2", "est"): following} if following else {})
+    assert beyond(_sweep(**losses)) == ({NAME: following} if following else {})
 
 
-def test_a_rate_beyond_the_usual_ones_has_to_hold_on_more_seeds():
-    name, first = ("gpt2", "est"), _sweep(r2=3.0, r4=2.0, r8=1.0, r16=0.9, r32=0.95)
+def test_the_two_best_rates_of_one_seed_are_decided_by_several():
+    first = _sweep(r2=3.0, r4=2.0, r8=1.0, r16=0.9, r32=0.95)
     assert beyond(first) == {}
-    assert finalists(first) == {name: (8e-3, 16e-3)}
-    assert finalists(_sweep(r2=3.0, r4=2.0, r8=3.0)) == {name: (4e-3,)}
-    holds, fails = (
-        pd.concat([first, *(_sweep(r8=1.0, r16=loss).assign(seed=seed) for seed in MORE_SEEDS)]) for loss in (0.9, 1.2)
-    )
-    assert (best_rates(holds), best_rates(fails)) == ({name: 16e-3}, {name: 8e-3})
-    assert beyond(fails) == {}, "other seeds do not widen a sweep"
+    assert finalists(first) == {NAME: (16e-3, 32e-3)}
+    assert best_rates(first) == {NAME: 16e-3}, "by its first seed, for want of others"
+    again = [(0.9, 1.2, 32e-3), (1.2, 0.9, 16e-3)]
+    for upper, lower, best in again:
+        more = [_sweep(r16=lower, r32=upper).assign(seed=seed) for seed in MORE_SEEDS]
+        assert best_rates(pd.concat([first, *more])) == {NAME: best}
+        assert beyond(pd.concat([first, *more])) == {}, "other seeds do not widen a sweep"
+
+
+def test_budgets_are_swept_apart():
+    short = _sweep(r2=2.0, r4=1.0, r8=3.0).assign(budget=0.5)
+    sweep = pd.concat([short, _sweep(r2=3.0, r4=2.0, r8=1.0)])
+    assert best_rates(sweep) == {("gpt2", "est", 0.5): 4e-3, NAME: 8e-3}
+    assert beyond(sweep) == {NAME: (8e-3, 16e-3)}
 
 
 def test_every_contender_has_the_best_rate_of_the_committed_sweep(committed):
-    assert best_rates(committed) == {
-        (family, label): rate for family, rates in BEST_RATE.items() for label, rate in rates.items()
+    found = {
+        (family, label, budget): rate
+        for budget, families in {1.0: BEST_RATE, **BEST_RATE_AT}.items()
+        for family, rates in families.items()
+        for label, rate in rates.items()
     }
+    assert best_rates(committed) == found
     assert set(BEST_RATE) == set(SCALES["quick"].families) == set(SCALES["rates"].families)
     assert all(set(rates) == set(CONTENDERS) for rates in BEST_RATE.values())
+    assert set(BEST_RATE_AT) == set(SCALES["quick"].budgets) == set(SCALES["rates"].budgets)
+    assert all(set(families["gpt2"]) == set(SCALES["quick"].frontier) for families in BEST_RATE_AT.values())
 
 
 def test_the_committed_sweep_tried_all_rates_and_what_follows(committed):
     last = finalists(committed)
-    for name, runs in committed.groupby(["family", "method"]):
+    for name, runs in committed.groupby(["family", "method", "budget"]):
         assert set(RATES) <= set(runs["lr"])
         assert runs["lr"].between(*LIMITS).all()
         for _, seeds in runs.groupby("lr")["seed"]:
             assert seeds.is_unique
-        again = {rate for rate, seed in zip(runs["lr"], runs["seed"], strict=True) if seed in MORE_SEEDS}
-        assert again == (set(last[name]) if len(last[name]) > 1 else set())
+        seeds = runs.groupby("lr")["seed"].agg(set)
+        if name[0] in ON_MORE_SEEDS:
+            assert all(seeds[rate] == {100, *MORE_SEEDS} for rate in last[name])
     assert beyond(committed) == {}
     assert set(committed["seed"]) == {*SCALES["rates"].seeds, *MORE_SEEDS}
     assert not set(committed["seed"]) & set(SCALES["quick"].seeds)
 
 
-def test_what_longer_training_may_allow_was_swept_again():
-    sweep = pd.read_csv(DATA / "grid_rates_report.csv")
-    first = sweep[sweep["seed"] == 100]
-    assert all(sorted(rates) == sorted(RATES) for _, rates in first.groupby("method")["lr"])
-    runs = sweep.groupby(["method", "lr"])["validation_loss"].agg(["mean", "size"])
-    best = {
-        label: rates.loc[rates["size"] == rates["size"].max(), "mean"].idxmin()[1]
-        for label, rates in runs.groupby("method")
-    }
-    assert BEST_RATE_LONGER["gpt2"] == BEST_RATE["gpt2"] | best
-    report = SCALES["report"]
-    assert (report.best, report.steps) == (BEST_RATE_LONGER, sweep["steps"].max())
-    low = {label for label, rate in BEST_RATE["gpt2"].items() if rate < max(RATES)}
-    assert set(report.contenders) == set(CONTENDERS) - (low - set(best)), (
-        "no rate of the shorter training is taken over"
-    )
+def test_longer_training_has_a_sweep_of_its_own():
+    sweep, report = pd.read_csv(DATA / "grid_rates_report.csv"), SCALES["report"]
+    found = {label: rate for (_, label, _), rate in best_rates(sweep).items()}
+    kept = {label: BEST_RATE["gpt2"][label] for label in ("msg", "staged")}
+    assert {"gpt2": found | kept} == BEST_RATE_LONGER
+    assert min(kept.values()) >= found["full"]
+    assert beyond(sweep) == {}
+    assert (report.best[1.0], report.steps) == (BEST_RATE_LONGER, sweep["steps"].max())
+    assert report.best[0.5] == BEST_RATE_AT[2.0], "as many steps as twice those of the shorter training"
+    for scale in (report, SCALES["report-rates"]):
+        assert scale.contenders == {family: tuple(rates) for family, rates in BEST_RATE_LONGER.items()}
+    for name, rates in finalists(sweep).items():
+        runs = sweep[(sweep["family"] == name[0]) & (sweep["method"] == name[1])]
+        assert all(set(runs.loc[runs["lr"] == rate, "seed"]) == {100, *MORE_SEEDS} for rate in rates)
 
 
 def test_what_was_not_swept_has_a_neighbours_rate():

@@ -78,12 +78,16 @@ def test_a_file_in_the_way(tmp_path, spec):
         opened(tmp_path / "file" / "below", spec)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", '{"spec": {}}', '{"run_id": "est-1"}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "{}", "[]", "null", "\xff", '{"spec": {}}', '{"run_id": "est-1"}', '{"run_id": "est-1", "spec": 1}'],
+)
 def test_a_damaged_spec(tmp_path, spec, text):
     opened(tmp_path, spec)
-    (tmp_path / "spec.json").write_text(text)
-    with pytest.raises(InputError, match=r"spec\.json is damaged; give another folder for the run"):
-        opened(tmp_path, spec)
+    (tmp_path / "spec.json").write_bytes(text.encode("latin-1"))
+    for use in (lambda: opened(tmp_path, spec), lambda: collect([tmp_path])):
+        with pytest.raises(InputError, match=r"spec\.json is damaged; give another folder for the run"):
+            use()
 
 
 def _hold(folder, spec, ready, done):
@@ -123,6 +127,14 @@ def test_finished_comes_last(tmp_path):
     mark_finished(tmp_path, {"steps": 4})
     assert finished(tmp_path) == {"steps": 4}
     assert [path.name for path in tmp_path.iterdir()] == ["finished.json"]
+
+
+@pytest.mark.parametrize("text", ["", '{\n "steps"', "[]", "null", "\xff"])
+def test_a_damaged_end(tmp_path, text):
+    (tmp_path / "finished.json").write_bytes(text.encode("latin-1"))
+    remedy = "delete it to finish the run from its last checkpoint"
+    with pytest.raises(InputError, match=rf"finished\.json is damaged; {remedy}$"):
+        finished(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ def test_bars_sum_to_the_traces_at_equal_loss():
 
 def test_figures_hold_every_method_and_the_printed_ratio():
     frame, published = flatness_frame(), {"full": 11763.0, "est": 2510.0}
-    along, ratios = plots.flatness_along_training(frame), plots.flatness_ratios(frame, published)
+    along, ratios = plots.flatness_along_training(frame), plots.flatness_ratios([frame], published)
     assert len(along.axes) == 8
     for ax in along.axes:
         assert {line.get_gid() for line in ax.lines} == {f"mean:{method}" for method in ALONG}
@@ -109,18 +109,39 @@ def test_the_script_draws_all_from_a_folder_of_data(tmp_path, capsys):
     assert SCRIPT(arguments=["--out", str(tmp_path), "--data", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {"est_flatness.png", "est_flatness_ratios.png", "est_flatness_table5.png"}
+    flatness_frame().assign(step=lambda rows: rows["step"] * 4).to_csv(tmp_path / "flatness_report.csv", index=False)
+    assert SCRIPT(arguments=["--out", str(tmp_path), "--data", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        *names,
+        "est_flatness_longer.png",
+        "est_flatness_lengths.png",
+    }
 
 
 def test_a_frame_of_one_language_and_no_published_values():
     frame = flatness_frame(corpora=("hmm",))
     assert len(plots.flatness_along_training(frame).axes) == 4
-    assert len(plots.flatness_ratios(frame).axes) == len(plots.table_5(frame).axes) == 1
+    assert len(plots.flatness_ratios([frame]).axes) == len(plots.table_5(frame).axes) == 1
 
 
 def test_a_frame_of_another_recipe_is_refused():
-    for draw in (plots.flatness_along_training, plots.flatness_ratios, plots.table_5):
+    for draw in (plots.flatness_along_training, lambda frame: plots.flatness_ratios([frame]), plots.table_5):
         with pytest.raises(ValueError, match="no column corpus"):
             draw(tidy_frame())
+
+
+def test_lengths_stand_side_by_side_with_what_all_of_them_have():
+    short = flatness_frame()
+    longer = short[~short["method"].isin(["dropout", "raptr"])].assign(step=short["step"] * 4)
+    figure = plots.flatness_ratios([short, longer])
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == [
+        f"{name}, {steps} steps" for name in plots.flatness.CORPORA.values() for steps in ("600", "2,400")
+    ]
+    labels = {line.get_gid() for line in figure.axes[0].lines} - {None}
+    assert "mean:EST" in labels
+    assert "mean:dropout" not in labels
+    assert all({line.get_gid() for line in ax.lines} - {None} == labels for ax in figure.axes)
 
 
 def test_thinned_rows_give_the_same_verdicts_and_figures():

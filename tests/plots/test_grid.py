@@ -38,6 +38,16 @@ def test_the_gap_figure_has_a_panel_a_family_and_a_mark_a_method():
         assert marks["mean:est"].get_xdata()[0] == pytest.approx(GAPS["est"])
 
 
+def test_an_interval_that_leaves_its_panel_ends_in_an_arrowhead():
+    frame = grid_frame()
+    wild = (frame["method"] == "est") & (frame["metric"] == "validation_loss") & (frame["family"] == "t5")
+    frame.loc[wild, "value"] += frame.loc[wild, "seed"] * 0.1  # the interval is 2.5 times as wide as the seeds are
+    gpt2, t5 = plots.grid_gaps(frame).axes
+    heads = {line.get_marker(): line.get_xdata()[0] for line in t5.lines if line.get_gid() == "cut:est"}
+    assert (heads["<"], heads[">"]) == t5.get_xlim()
+    assert not [line for line in gpt2.lines if str(line.get_gid()).startswith("cut:")]
+
+
 def test_lengths_are_drawn_on_one_axis():
     longer = grid_frame()
     longer = longer.assign(step=4 * longer["step"])

@@ -120,11 +120,8 @@ def test_grid_table_and_headline_by_hand(frames, reports):
     table = grid_table(frames["grid"]).set_index(["family", "method"])
     row = table.loc["T5", "EST"]
     assert row["minus the full model's [95 %]"] == "+0.050 [+0.050, +0.050]"
-    assert (row["layer FLOPs saved"], row["total FLOPs saved"], row["speed-up measured"]) == (
-        "20.0 %",
-        "20.0 %",
-        "1.25x",
-    )
+    assert (row["layer FLOPs saved"], row["total FLOPs saved"]) == ("20.0 %", "20.0 %")
+    assert not [name for name in table if "speed" in name]  # two runs at once slow each other down
     assert table.index.get_level_values("family").unique().tolist() == ["GPT-2", "T5"]
     text = (reports["grid"] / "report.md").read_text()
     assert "each family: GPT-2: RaPTr (-0.0200 nats from the full model); T5: RaPTr (-0.0200" in text

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -128,6 +129,9 @@ def test_what_it_cannot_do_is_refused(tmp_path):
         _job(tmp_path, "full", methods=[_method("full", 0)])
     with pytest.raises(InputError, match="without clipping"):
         _job(tmp_path, "full", settings=Settings(steps=STEPS))
+    for changed in ({"rewarm": 2}, {"skipped_gradient": "none"}):
+        with pytest.raises(InputError, match="knows no rewarm, and gives bypassed layers a zero gradient"):
+            _job(tmp_path, "full", settings=replace(SETTINGS, **changed))
     (tmp_path / "state.pt").write_text("no state")
     with pytest.raises(InputError, match="is damaged"):
         train_bank(_job(tmp_path, "full"))

@@ -1,0 +1,107 @@
+"""`est trace`: what it says to a person and to a program."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+KEYS = {"trace", "stderr", "pairs", "engine", "loss", "num_parameters", "seconds", "peak_rss_bytes"}
+
+
+def test_for_a_person(trace, run):
+    result = trace(run, "--rel-se 5 --max-pairs 200")
+    assert result.code == 0
+    assert result.out.startswith("Hessian trace  ")
+    assert "95 % interval" in result.out
+    assert "96 pairs over 48 batches" in result.out
+    assert "memory: peak " in result.out
+    assert "predicted peak" in result.err
+    assert "warning" not in result.err
+
+
+def test_for_a_program(record, run):
+    found = record(run)
+    assert found.keys() >= KEYS
+    assert found["engine"] == "taylor"
+    assert found["quantity"] == "Hessian trace"
+    assert (found["pairs"], found["batches"], found["targets"]) == (8, 4, 128)
+    assert found["peak_rss_bytes"] > 0
+    assert found["stderr"] > 0
+    assert found["stderr"] == pytest.approx(math.hypot(found["stderr_data"], found["stderr_probes"]))
+    assert found["interval"][0] < found["trace"] < found["interval"][1]
+    assert 0 < found["loss"] < 6
+
+
+def test_engines_agree(record, run):
+    taylor, hvp = (record(run, f"--engine {engine}") for engine in ("taylor", "hvp"))
+    # Float32 sums of 200,000 products in another order, against traces of order 100: 1e-4 is ample.
+    assert taylor["trace"] == pytest.approx(hvp["trace"], rel=1e-3)
+    assert taylor["loss"] == pytest.approx(hvp["loss"], rel=1e-5)
+    assert "Fisher" in record(run, "--engine fisher")["quantity"]
+
+
+def test_the_same_command_again_measures_nothing(record, run):
+    first = record(run)
+    again = record(run)
+    same = first.keys() - {"peak_rss_bytes", "predicted_peak_bytes"}
+    assert {name: first[name] for name in same} == {name: again[name] for name in same}
+    more = record(run, "--max-pairs 12")
+    assert more["file"] == first["file"]
+    assert more["pairs"] == 12
+    assert more["seconds"] > first["seconds"], "it began anew"
+
+
+def test_a_budget_that_is_not_enough_is_a_warning(trace, run):
+    result = trace(run, "--rel-se 0.001")
+    assert result.code == 0
+    assert "est: warning: relative standard error " in result.err
+    assert "after 8 pairs, not 0.1 %; raise --max-pairs to go on" in result.err
+    assert json.loads(trace(run, "--rel-se 0.001 --json").out)["reached"] is False
+
+
+def test_by_layer(trace, record, run):
+    found = record(run, "--by-layer")
+    assert found["engine"] == "hvp"
+    assert sum(block["parameters"] for block in found["blocks"]) == found["num_parameters"]
+    # The blocks of each measurement sum to its value, up to float64.
+    assert sum(block["trace"] for block in found["blocks"]) == pytest.approx(found["trace"], rel=1e-9)
+    assert sum(kind["trace"] for kind in found["kinds"]) == pytest.approx(found["trace"], rel=1e-9)
+    shown = trace(run, "--by-layer").out
+    assert "by layer" in shown
+    assert "by kind of module" in shown
+
+
+def test_spectrum(trace, record, run):
+    found = record(run, "--spectrum")["spectrum"]
+    assert len(found["top_eigenvalues"]) == 5
+    assert len(found["density"]["grid"]) == len(found["density"]["density"])
+    assert "largest eigenvalues" in trace(run, "--spectrum").out
+
+
+def test_several_texts_are_read_one_after_the_other(record, run, tmp_path):
+    for name, word in (("a", "alpha "), ("b", "beta ")):
+        (tmp_path / f"{name}.txt").write_text((word * 12 + "\n") * 20)
+    line = "--over batches --max-pairs 400 --rel-se 9"
+    both = record(run, line, text=("--text", "a.txt", "--text", "b.txt"))
+    one = record(run, line, text=("--text", "a.txt"))
+    size = {name: (tmp_path / f"{name}.txt").stat().st_size for name in "ab"}
+    assert both["targets"] == 32 * ((size["a"] + 1 + size["b"] + 1 + 1) // 32)
+    assert one["targets"] < both["targets"]
+    assert one["text"] != both["text"]
+    assert both["stderr_data"] == 0
+
+
+def test_an_error_that_cannot_be_told_is_null(est, record, trace, run):
+    """One probe of each of four batches out of more: of exactly these batches nothing shows the probes' error."""
+    line = "--over batches --probes 1 --max-pairs 4 --out four.jsonl"
+    found = record(run, line)
+    assert (found["stderr"], found["interval"], found["reached"]) == (None, [None, None], False)
+    result = trace(run, line)
+    assert "no standard error" in result.out
+    assert "relative standard error unknown after 4 pairs" in result.err
+    kept = Path("four.jsonl").read_text().splitlines(keepends=True)[:2]
+    Path("four.jsonl").write_text("".join(kept))
+    merged = est("merge", "four.jsonl", "--json").out
+    assert "NaN" not in merged
+    assert json.loads(merged)["interval"] == [None, None]

@@ -1,0 +1,96 @@
+"""`est trace` in parts: shards and `est merge`, revisions, after a kill, in two processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+
+def lines(path):
+    return [{**json.loads(line), "seconds": 0} for line in path.read_text().splitlines()]
+
+
+def test_shards_merged_are_one_estimate(est, record, trace, run, tmp_path):
+    whole = record(run, "--out whole.jsonl")
+    for i in (1, 2):
+        assert trace(run, f"--shard {i}/2 --out part{i}.jsonl").code == 0
+    merged = json.loads(est("merge", "part1.jsonl", "part2.jsonl", "--json").out)
+    assert {name: merged[name] for name in ("trace", "stderr", "pairs", "loss")} == {
+        name: whole[name] for name in ("trace", "stderr", "pairs", "loss")
+    }
+    assert lines(tmp_path / "whole.jsonl")[1:] == sorted(
+        lines(tmp_path / "part1.jsonl")[1:] + lines(tmp_path / "part2.jsonl")[1:], key=lambda line: line["index"]
+    )
+    assert est("merge", "part1.jsonl", "part2.jsonl").out.startswith("Hessian trace  ")
+    assert "a second time" in est("merge", "part1.jsonl", "part1.jsonl").error
+    assert est("merge", "absent.jsonl").error.startswith("no file absent.jsonl")
+    (tmp_path / "empty.jsonl").write_text(json.dumps({"engine": "taylor"}) + "\n")
+    assert "holds no measurement yet" in est("merge", "empty.jsonl").error
+
+
+def test_a_curve_over_revisions_and_a_duplicate_refused(trace, run, tmp_path):
+    series = shutil.copytree(run, tmp_path / "series")
+    steps = sorted(path.name for path in (series / "checkpoints").iterdir())
+    shutil.copytree(series / "checkpoints" / steps[0], series / "checkpoints" / "step000099")
+    result = trace(series, "--revisions step* --json")
+    assert result.code == 0, result.err
+    records = json.loads(result.out)["revisions"]
+    assert [one["revision"] for one in records] == [*steps, "step000099"]
+    assert records[-1]["duplicate_of"] == steps[0]
+    assert "trace" not in records[-1]
+    assert all(one.keys() >= {"trace", "stderr", "pairs", "loss"} for one in records[:-1])
+    assert len({one["trace"] for one in records[:-1]}) == len(steps)
+    table = trace(series, "--revisions step*").out
+    assert f"refused: the same weights as {steps[0]}" in table
+    assert "--revisions 'step*' goes over many" in trace(series, "--revisions step* --out x").error
+
+
+ARGUMENTS = ["--seq-len", "32", "--micro-batch", "1", "--probes", "2", "--threads", "1", "--rel-se", "1e-9"]
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+def test_killed_and_started_again_it_has_lost_nothing(fork, run, shared, tmp_path):
+    command = ["trace", run, "--corpus", shared / "text.txt", *ARGUMENTS, "--max-pairs", "80", "--json"]
+    out = tmp_path / "out.jsonl"
+    count = 0
+    for _ in range(2):
+        process = fork.start(tmp_path, *command, "--out", out)
+        until(lambda count=count: out.exists() and len(out.read_bytes().splitlines()) > count + 4)
+        os.kill(process, signal.SIGKILL)
+        assert fork.wait(process) == -9, "it had finished before"
+        count = out.read_bytes().count(b"\n")
+    (tmp_path / "last").mkdir()
+    (tmp_path / "whole").mkdir()
+    before = out.read_bytes()
+    assert fork.wait(fork.start(tmp_path / "last", *command, "--out", out)) == 0
+    assert fork.wait(fork.start(tmp_path / "whole", *command, "--out", tmp_path / "whole.jsonl")) == 0
+    assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1]), "a measurement was made twice"
+    assert lines(out) == lines(tmp_path / "whole.jsonl")
+    resumed, whole = (json.loads((tmp_path / name / "stdout.txt").read_text()) for name in ("last", "whole"))
+    assert {n: resumed[n] for n in ("trace", "stderr", "pairs")} == {n: whole[n] for n in ("trace", "stderr", "pairs")}
+
+
+def test_two_processes_measure_what_one_does(record, run, shared, tmp_path):
+    whole = record(run, "--out whole.jsonl --rel-se 1e-9")
+    line = [*ARGUMENTS, "--max-pairs", "8", "--json", "--out", "two.jsonl"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    found = subprocess.run(
+        [*torchrun, "est_analysis", "trace", str(run), "--corpus", str(shared / "text.txt"), *line],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr
+    two = json.loads(found.stdout)
+    assert (two["trace"], two["stderr"], two["pairs"]) == (whole["trace"], whole["stderr"], 8)
+    assert lines(tmp_path / "two.jsonl") == lines(tmp_path / "whole.jsonl")
