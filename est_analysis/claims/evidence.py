@@ -79,7 +79,6 @@ _FIGURES = (
 
 
 _NOTEBOOKS = {  # recipe -> notebook that shows it, without its ending
-    "audit": "01_est_in_ten_minutes",
     "reproduce": "01_est_in_ten_minutes",
     "poly-raptr-vs-pld": "03_simple_to_complex",
     "transition-smoothness": "04_stage_transitions",
@@ -161,6 +160,8 @@ class Judged:
         """The name, without its ending, of the notebook in `notebooks` that shows what the check measures."""
         if self.claim.id.startswith("est.sampling"):
             return "06_dropout_equivalence"
+        if self.claim.id.startswith("est.downstream"):
+            return None
         return _NOTEBOOKS.get(self.claim.recipe)
 
 

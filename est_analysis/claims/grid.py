@@ -3,9 +3,9 @@
 The papers compare on GPT-2 and TinyLlama (EST), BERT and UL2 (RaPTr); the models here are small ones of these families
 (`t5` for UL2). Controls that neither paper shows are judged like claims: a method that is no better than a shorter run
 of the full model saves nothing. (That control has EST's layer FLOPs, RaPTr 2.4 % more; the frontier and the ablations'
-`above_shorter_runs` compare at equal FLOPs.) All thresholds were fixed before the first run. There are a dozen
-comparisons a family, each with its own 95 % interval: of as many true equalities one or so in twenty would be called by
-chance.
+`above_shorter_runs` compare at equal FLOPs.) Thresholds were fixed before the first run, but where `known` says
+otherwise. There are a dozen comparisons a family, each with its own 95 % interval: of as many true equalities one or so
+in twenty would be called by chance.
 """
 
 from collections.abc import Iterable
