@@ -35,7 +35,7 @@ from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.exhibits.est_tables import SCHEDULES
 from est_analysis.experiments.est_ablations import ABLATION, BEST_RATE, CONTENDERS
-from est_analysis.experiments.grid_rates import RATES
+from est_analysis.experiments.rate_sweep import RATES
 from est_analysis.report.ablations import ablations_table
 from est_analysis.rng import stream
 from est_analysis.subnet.cost import find_architecture, schedule_cost

@@ -4,7 +4,7 @@ EST (arXiv 2406.06962, section 5.2, Table 5) reports a smaller trace at almost t
 which EST ends at a higher loss at this scale, so that the baseline is read where it passed that loss; and `hmm`, a
 synthetic one of known entropy, the setting of Liu et al. 2023 (arXiv 2210.14199), on which losses end close together.
 
-Learning rates are the best of `grid.RATES` on seed 100 (scale `rates`; on text the grid's own, of the same length; the
+Learning rates are found by the rule of `rate_sweep` (scale `rates`; on text the grid's own, of the same length; the
 synthetic language keeps those of the shorter training at `report` until `report-rates` has been run). What changes one
 thing about EST keeps EST's rate: flatness depends on the rate, and another would change two things. For the same reason
 the baseline runs at EST's rate too (`full/est-rate`), as in the paper, where both have one; and at either rate in half
@@ -31,6 +31,7 @@ from est_analysis.experiments.along_training import (
 )
 from est_analysis.experiments.downstream import DownstreamSettings, measure_downstream
 from est_analysis.experiments.facts import training_facts
+from est_analysis.experiments.rate_sweep import RATES, Swept, try_rates
 from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
@@ -97,6 +98,8 @@ class Language:
     rates: Mapping[str, float]
 
 
+SWEPT = ("corpus", "method")  # columns that tell apart what has a learning rate of its own
+
 _TEXT = Language(
     corpus="",
     preset="grid",
@@ -158,17 +161,17 @@ SCALES: dict[str, FlatnessScale] = {
         steps=600,
         languages={"text": _TEXT, "hmm": _HMM},
         seeds=(100,),
-        tried=grid.RATES,
+        tried=RATES,
         cost="the learning-rate sweep: three runs a contender with a rate of its own; nothing is measured of them",
     ),
     "quick": FlatnessScale(steps=600, languages={"text": _TEXT, "hmm": _HMM}, cost="about an hour on one core"),
     "report-rates": FlatnessScale(
         steps=2400,
         languages={"hmm": _HMM},
-        seeds=(100, 101),
+        seeds=(100,),
         variants=("full", "est"),
-        tried=grid.RATES,
-        cost="the learning-rate sweep of the synthetic language for `report`, about ten minutes on two cores",
+        tried=RATES,
+        cost="the learning-rate sweep of the synthetic language for `report`, a quarter of an hour on two cores",
     ),
     "report": FlatnessScale(
         steps=2400,
@@ -190,6 +193,11 @@ class Entry:
     spec: TrainSpec
     curvature: CurvatureSettings | None
     downstream: DownstreamSettings | None = None
+
+    @property
+    def swept(self) -> Swept:
+        """What a sweep finds one learning rate for: the values of `SWEPT`."""
+        return self.language, self.label
 
     @property
     def after(self) -> tuple[Afterwards, ...]:
@@ -308,7 +316,8 @@ def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     corpora = ", ".join(dict.fromkeys(entry.spec.corpus for entry in runs))
     facts = training_facts(runs[0].spec, corpus=corpora, seeds=(entry.spec.seed for entry in runs))
     request.say(f"flatness, {request.scale} scale: {len(runs)} runs of about {scale.steps} steps ({scale.cost})")
-    return run_entries(runs, root=request.runs, workers=request.workers or 2), facts
+    run = partial(run_entries, root=request.runs, workers=request.workers or 2)
+    return try_rates(runs, run, say=request.say, by=SWEPT) if scale.tried else run(runs), facts
 
 
 STUDY = Study(

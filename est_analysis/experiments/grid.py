@@ -6,6 +6,7 @@ is the pre-norm BERT: with its norms after the additions the baseline does not t
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,10 @@ from est_analysis.experiments.grid_rates import (
     BEST_RATE,
     BEST_RATE_AT,
     BEST_RATE_LONGER,
-    MORE_SEEDS,
-    RATES,
     Rates,
-    Swept,
     best_rate,
-    beyond,
-    finalists,
 )
+from est_analysis.experiments.rate_sweep import RATES, Swept, try_rates
 from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
@@ -209,46 +206,14 @@ def measure_entries(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The labelled rows of `runs`, equal in batch and length of text, and what a report should know of them.
 
-    A `sweep` goes on where the best learning rate is at an end of what was tried.
+    A `sweep` goes on by the rule of `rate_sweep`.
     """
     spec = next(entry.spec for entry in runs if entry.budget == 1)
     steps, workers = spec.settings.steps, request.workers or 2
     request.say(f"{name}, {request.scale} scale: {len(runs)} runs of about {steps} steps, {workers} at once")
-    rows = run_entries(runs, root=request.runs, workers=workers)
-    while sweep and (more := widened(runs, rows)):
-        request.say(f"{name}: {len(more)} runs more, at learning rates next to the best or on more seeds")
-        runs = [*runs, *more]
-        rows = run_entries(runs, root=request.runs, workers=workers)
+    run = partial(run_entries, root=request.runs, workers=workers)
+    rows = try_rates(runs, run, say=request.say) if sweep else run(runs)
     return rows, training_facts(spec, corpus=request.corpus, seeds=(entry.spec.seed for entry in runs))
-
-
-def widened(runs: Sequence[Entry], rows: pd.DataFrame) -> list[Entry]:
-    """The runs of a sweep that are still to be made, given the rows of `runs`."""
-    losses = rows[rows["metric"] == "validation_loss"]
-    losses = losses.loc[losses.groupby("run_id")["step"].idxmax()].rename(columns={"value": "validation_loss"})
-    following, made = beyond(losses), {repr(entry.spec) for entry in runs}
-    if following:
-        more = [
-            _at(entry, lr=following[entry.swept][1])
-            for entry in runs
-            if entry.spec.settings.lr == following.get(entry.swept, (None,))[0]
-        ]
-    else:
-        last = finalists(losses)
-        more = [
-            _at(entry, seed=seed)
-            for entry in runs
-            for seed in MORE_SEEDS
-            if entry.spec.settings.lr in last[entry.swept]
-        ]
-    return list({repr(entry.spec): entry for entry in more if repr(entry.spec) not in made}.values())
-
-
-def _at(entry: Entry, *, lr: float | None = None, seed: int | None = None) -> Entry:
-    """`entry` at another learning rate or with another seed."""
-    spec = entry.spec
-    settings = spec.settings if lr is None else replace(spec.settings, lr=lr)
-    return replace(entry, spec=replace(spec, settings=settings, seed=spec.seed if seed is None else seed))
 
 
 def seeded(scale: GridScale, seeds: int | None) -> GridScale:

@@ -8,7 +8,7 @@ import pytest
 
 from est_analysis.experiments import grid
 from est_analysis.experiments.est_ablations import ABLATION, BEST_RATE, COMPONENTS, CONTENDERS
-from est_analysis.experiments.grid_rates import MORE_SEEDS, best_rates, beyond
+from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond
 from est_analysis.experiments.study import Request
 from est_analysis.methods.cost import method_cost
 from est_analysis.subnet.cost import find_architecture, schedule_cost
@@ -99,7 +99,7 @@ def test_every_contender_has_a_learning_rate_of_the_sweep():
     sweep = pd.read_csv(DATA / "ablation_rates.csv")
     tried = sweep.groupby("method")["lr"].agg(set)
     assert set(tried.index) == set(CONTENDERS)
-    assert all(set(grid.RATES) <= rates for rates in tried)
+    assert all(set(RATES) <= rates for rates in tried)
     sweep = sweep.assign(family="gpt2", budget=1.0)
     assert beyond(sweep) == {}
     assert {label: rate for (_, label, _), rate in best_rates(sweep).items()} == BEST_RATE

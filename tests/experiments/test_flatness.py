@@ -23,6 +23,7 @@ from est_analysis.experiments.along_training import (
     measure_curvature,
     parameter_kind,
 )
+from est_analysis.experiments.rate_sweep import RATES
 from est_analysis.experiments.run import num_parameters, prepare_data, run
 from est_analysis.experiments.spec import TrainSpec
 from est_analysis.experiments.trace import TextSource, TraceSettings, prepare
@@ -196,7 +197,7 @@ def test_every_rate_is_the_best_of_the_sweep():
         assert QUICK.languages[corpus].rates[method] == rate
     assert found.keys() >= {("hmm", label) for label in QUICK.languages["hmm"].rates} | {("text", "dropout")}
     tried = sweep.groupby(["corpus", "method"])["lr"].agg(set)
-    assert all(rates == set(grid.RATES) for rates in tried)
+    assert all(rates == set(RATES) for rates in tried)
 
 
 def test_the_longer_training_has_what_the_claims_on_equal_loss_read_and_nothing_else():

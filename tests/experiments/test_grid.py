@@ -6,6 +6,7 @@ import pytest
 
 from est_analysis.experiments import grid
 from est_analysis.experiments.contenders import CONTENDERS, Contender
+from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES
 from est_analysis.experiments.study import Request
 from est_analysis.methods import METHODS
 from est_analysis.methods.cost import method_cost
@@ -70,15 +71,15 @@ def test_a_method_of_ones_own_runs_in_this_process(shared, tmp_path, monkeypatch
 
 def test_a_sweep_goes_on_beside_its_best(shared, tmp_path):
     """After one step the loss falls with the rate; the two best, and the usual ones of a control, run on more seeds."""
-    scale = replace(grid.SCALES["smoke"], families=("gpt2",), steps=1, budgets=(), seeds=(100,), rates=grid.RATES)
+    scale = replace(grid.SCALES["smoke"], families=("gpt2",), steps=1, budgets=(), seeds=(100,), rates=RATES)
     chosen = {"full": CONTENDERS["full"]}
     runs = grid.entries(scale, corpus=str(shared / "text.txt"), contenders=chosen)
     request = Request(
         scale="rates", corpus=str(shared / "text.txt"), seeds=None, runs=tmp_path, workers=1, say=lambda line: None
     )
     once, _ = grid.measure_entries(runs, request, name="grid", sweep=False)
-    assert set(once["lr"]) == set(grid.RATES)
+    assert set(once["lr"]) == set(RATES)
     frame, _ = grid.measure_entries(runs, request, name="grid", sweep=True)
-    assert set(frame["lr"]) == {*grid.RATES, 16e-3, 32e-3}, "the more, the lower the loss after one step"
+    assert set(frame["lr"]) == {*RATES, 16e-3, 32e-3}, "the more, the lower the loss after one step"
     again = frame[frame["seed"] != 100]
-    assert (set(again["lr"]), set(again["seed"])) == ({*grid.RATES, 16e-3, 32e-3}, set(grid.MORE_SEEDS))
+    assert (set(again["lr"]), set(again["seed"])) == ({*RATES, 16e-3, 32e-3}, set(MORE_SEEDS))

@@ -1,4 +1,4 @@
-"""Learning rates of the grid: the committed sweep, and where a sweep goes on."""
+"""Learning rates of the grid: the committed sweeps."""
 
 from pathlib import Path
 
@@ -11,65 +11,17 @@ from est_analysis.experiments.grid_rates import (
     BEST_RATE,
     BEST_RATE_AT,
     BEST_RATE_LONGER,
-    LIMITS,
-    MORE_SEEDS,
-    RATES,
     best_rate,
-    best_rates,
-    beyond,
-    finalists,
 )
+from est_analysis.experiments.rate_sweep import LIMITS, MORE_SEEDS, RATES, best_rates, beyond, finalists
 
 DATA = Path(__file__).parents[2] / "paper_figures" / "data"
-NAME = ("gpt2", "est", 1.0)
 ON_MORE_SEEDS = ("gpt2",)  # families whose sweep has been run to the end; others have the best of one seed
 
 
 @pytest.fixture(scope="module")
 def committed():
     return pd.read_csv(DATA / "grid_rates.csv")
-
-
-def _sweep(**losses):
-    """A sweep of EST on GPT-2: its losses by rate, in thousandths."""
-    rows = [(*NAME, int(name[1:]) / 1000, loss) for name, loss in losses.items()]
-    return pd.DataFrame(rows, columns=["family", "method", "budget", "lr", "validation_loss"]).assign(seed=100)
-
-
-@pytest.mark.parametrize(
-    ("losses", "following"),
-    [
-        ({"r2": 3.0, "r4": 2.0, "r8": 3.0}, None),
-        ({"r2": 1.0, "r4": 2.0, "r8": 3.0}, (2e-3, 1e-3)),
-        ({"r2": 3.0, "r4": 2.0, "r8": 1.0}, (8e-3, 16e-3)),
-        ({"r2": 3.0, "r4": 2.0, "r8": 1.0, "r16": 0.9}, (16e-3, 32e-3)),
-        ({"r2": 3.0, "r4": 2.0, "r8": 1.0, "r16": 0.9, "r32": 0.8}, None),  # the limit
-        ({"r1": 0.9, "r2": 1.0, "r4": 2.0, "r8": 3.0}, (1e-3, 0.5e-3)),
-        ({"r1": 1.1, "r2": 1.0, "r4": 2.0, "r8": 3.0}, None),
-        ({"r2": 3.0, "r4": 2.0, "r8": float("nan")}, None),  # a run that diverged is no best
-    ],
-)
-def test_a_sweep_goes_on_where_its_best_is_at_an_end(losses, following):
-    assert beyond(_sweep(**losses)) == ({NAME: following} if following else {})
-
-
-def test_the_two_best_rates_of_one_seed_are_decided_by_several():
-    first = _sweep(r2=3.0, r4=2.0, r8=1.0, r16=0.9, r32=0.95)
-    assert beyond(first) == {}
-    assert finalists(first) == {NAME: (16e-3, 32e-3)}
-    assert best_rates(first) == {NAME: 16e-3}, "by its first seed, for want of others"
-    again = [(0.9, 1.2, 32e-3), (1.2, 0.9, 16e-3)]
-    for upper, lower, best in again:
-        more = [_sweep(r16=lower, r32=upper).assign(seed=seed) for seed in MORE_SEEDS]
-        assert best_rates(pd.concat([first, *more])) == {NAME: best}
-        assert beyond(pd.concat([first, *more])) == {}, "other seeds do not widen a sweep"
-
-
-def test_budgets_are_swept_apart():
-    short = _sweep(r2=2.0, r4=1.0, r8=3.0).assign(budget=0.5)
-    sweep = pd.concat([short, _sweep(r2=3.0, r4=2.0, r8=1.0)])
-    assert best_rates(sweep) == {("gpt2", "est", 0.5): 4e-3, NAME: 8e-3}
-    assert beyond(sweep) == {NAME: (8e-3, 16e-3)}
 
 
 def test_every_contender_has_the_best_rate_of_the_committed_sweep(committed):

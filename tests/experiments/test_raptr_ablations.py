@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from est_analysis.experiments import grid
-from est_analysis.experiments.grid_rates import MORE_SEEDS, best_rates, beyond
 from est_analysis.experiments.raptr_ablations import ABLATION, BEST_RATE, CONTENDERS
+from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond
 from est_analysis.methods.cost import method_cost
 
 DATA = Path(__file__).parents[2] / "paper_figures" / "data"
@@ -39,7 +39,7 @@ def test_what_the_grid_has_are_its_own_runs():
 def test_every_contender_has_a_learning_rate_of_the_sweep():
     sweep = pd.read_csv(DATA / "raptr_ablation_rates.csv")
     assert set(sweep["method"]) == set(CONTENDERS)
-    assert all(set(grid.RATES) <= set(rates) for _, rates in sweep.groupby("method")["lr"])
+    assert all(set(RATES) <= set(rates) for _, rates in sweep.groupby("method")["lr"])
     sweep = sweep.assign(family="gpt2", budget=1.0)
     assert beyond(sweep) == {}
     assert {label: rate for (_, label, _), rate in best_rates(sweep).items()} == BEST_RATE
