@@ -260,6 +260,18 @@ def test_an_address_opens_a_claim_with_its_figure(page):
 
 
 @browser
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_filters_do_not_hide_a_claim_that_was_opened(page, width):
+    at = "getBoundingClientRect()"
+    probe = f"document.querySelector('form').{at}.bottom + '/' + document.getElementById('est.loss').{at}.top"
+    placed = page.with_name("placed.html")
+    placed.write_text(page.read_text().replace("</body>", f"<script>document.title = {probe};</script></body>"))
+    dom = opened(placed, "#est.loss", "--dump-dom", f"--window-size={width},800")
+    filters, claim = map(float, re.search(r"<title>(.+)/(.+)</title>", dom).groups())
+    assert 0 < filters < claim < 200
+
+
+@browser
 def test_nothing_is_wider_than_a_phone(page):
     """Every claim open, in a window of a phone's width: the page does not scroll sideways."""
     probe = "<script>document.title = document.documentElement.scrollWidth + '/' + innerWidth;</script></body>"
