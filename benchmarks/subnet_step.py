@@ -37,8 +37,8 @@ from est_analysis.train.settings import Settings
 SHAPES = {
     "gpt2": {"tiny": (256, 32, 128), "mini": (256, 16, 256), "gpt2": (50257, 4, 512)},
     "llama": {"tiny": (256, 32, 128), "mini": (256, 16, 256), "tinyllama": (32000, 1, 512)},
-    "bert": {"tiny": (256, 32, 128), "mini": (256, 16, 256)},
-    "t5": {"tiny": (384, 32, 128), "mini": (384, 16, 256)},
+    "bert": {"tiny": (256, 32, 128), "mini": (256, 16, 256), "bert-base": (30522, 4, 512)},
+    "t5": {"tiny": (384, 32, 128), "mini": (384, 16, 256), "t5-v1.1-small": (32128, 4, 512)},
 }
 LAYERS = {"tinyllama": 4}  # of a preset whose layers would not all fit; the width of each is the preset's
 PEERS = {
@@ -226,7 +226,7 @@ def main() -> None:
         return count_faults(Contest(arguments.family, arguments.shape), arguments.faults == "keep", 5)
     for shape in [arguments.shape] if arguments.shape else SHAPES[arguments.family]:
         arguments.shape = shape
-        rounds = arguments.rounds or (7 if shape == "gpt2" else 25)
+        rounds = arguments.rounds or (25 if shape in ("tiny", "mini") else 7)
         contest = Contest(arguments.family, shape)
         print(
             f"\n{arguments.family} {shape}: {contest.config.num_layers} layers, d={contest.config.hidden}, "
