@@ -18,6 +18,7 @@ from est_analysis.experiments.grid_rates import (
     BEST_RATE,
     BEST_RATE_AT,
     BEST_RATE_LONGER,
+    LONGER,
     Rates,
     best_rate,
 )
@@ -89,23 +90,23 @@ SCALES: dict[str, GridScale] = {
         cost="about three quarters of an hour on two cores",
     ),
     "report-rates": GridScale(
-        families=("gpt2",),
+        families=tuple(LONGER),
         steps=2400,
         seq_len=64,
         seeds=(100,),
         rates=RATES,
-        contenders={family: tuple(rates) for family, rates in BEST_RATE_LONGER.items()},
-        cost="the learning-rate sweep for `report`, about an hour on two cores",
+        contenders=LONGER,
+        cost="the learning-rate sweep for `report`, about an hour and a half on two cores",
     ),
     "report": GridScale(
-        families=("gpt2",),
+        families=tuple(LONGER),
         steps=2400,
         seq_len=64,
         best={1.0: BEST_RATE_LONGER, 0.5: BEST_RATE_AT[2.0]},
-        contenders={family: tuple(rates) for family, rates in BEST_RATE_LONGER.items()},
+        contenders=LONGER,
         budgets=(0.5,),
         frontier=("full",),
-        cost="half an hour on two cores: GPT-2 for four times the steps, ten tokens a parameter",
+        cost="three quarters of an hour on two cores: GPT-2 and, of four methods, Llama for four times the steps",
     ),
 }
 

@@ -46,6 +46,7 @@ _LONGER_THOUSANDTHS: dict[str, float] = {
     "staged": 16,
 }
 BEST_RATE_LONGER: Rates = {"gpt2": {label: rate / 1000 for label, rate in _LONGER_THOUSANDTHS.items()}}
+LONGER: Mapping[str, tuple[str, ...]] = {"gpt2": tuple(_LONGER_THOUSANDTHS), "llama": ("full", "short", "est", "raptr")}
 
 
 def best_rate(family: str, label: str, rates: Rates = BEST_RATE) -> float:

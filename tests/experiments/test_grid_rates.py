@@ -11,6 +11,7 @@ from est_analysis.experiments.grid_rates import (
     BEST_RATE,
     BEST_RATE_AT,
     BEST_RATE_LONGER,
+    LONGER,
     best_rate,
 )
 from est_analysis.experiments.rate_sweep import LIMITS, MORE_SEEDS, RATES, best_rates, beyond, finalists
@@ -63,7 +64,8 @@ def test_longer_training_has_a_sweep_of_its_own():
     assert (report.best[1.0], report.steps) == (BEST_RATE_LONGER, sweep["steps"].max())
     assert report.best[0.5] == BEST_RATE_AT[2.0], "as many steps as twice those of the shorter training"
     for scale in (report, SCALES["report-rates"]):
-        assert scale.contenders == {family: tuple(rates) for family, rates in BEST_RATE_LONGER.items()}
+        assert (scale.contenders, scale.families) == (LONGER, tuple(LONGER))
+    assert all(set(rates) == set(LONGER[family]) for family, rates in BEST_RATE_LONGER.items())
     for name, rates in finalists(sweep).items():
         runs = sweep[(sweep["family"] == name[0]) & (sweep["method"] == name[1])]
         assert all(set(runs.loc[runs["lr"] == rate, "seed"]) == {100, *MORE_SEEDS} for rate in rates)
