@@ -7,6 +7,7 @@ READY := .venv/.ready
 
 reproduce: $(READY)  ## train baseline, EST and RaPTr on real text; writes report.html and claims.html to reports/reproduce
 	$(BIN)/est reproduce
+	$(BIN)/est run stability-vs-depth
 	$(BIN)/est claims --html reports/reproduce/claims.html
 
 test: lint  ## the default test lane

@@ -22,10 +22,7 @@ class OtherFile:
 LENGTHS = ("grid", "flatness")  # recipes whose larger scales train longer, but fewer contenders
 # All other sources are recipes (`est run`).
 OTHER_FILES: dict[str, OtherFile] = {
-    "learning-rates": OtherFile(
-        file="learning_rates.csv",
-        command="est train --corpus python --preset tiny --seed 100 --steps 1100 --method METHOD --lr RATE",
-    ),
+    "learning-rates": OtherFile(file="learning_rates.csv", command="est run reproduce --scale rates"),
     "grid-rates": OtherFile(file="grid_rates.csv", command="est run grid --scale rates"),
     "ablation-rates": OtherFile(file="ablation_rates.csv", command="est run est-ablations --scale rates"),
     "raptr-ablation-rates": OtherFile(file="raptr_ablation_rates.csv", command="est run raptr-ablations --scale rates"),

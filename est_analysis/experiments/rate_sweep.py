@@ -25,7 +25,7 @@ MORE_SEEDS = (101, 102)
 _CONTROLS = ("full", "short")
 GRID = ("family", "method", "budget")  # columns that tell the grid's contenders apart
 
-Swept = tuple[Any, ...]  # what a sweep finds one learning rate for: its values of such columns, the method second
+Swept = tuple[Any, ...]  # what a sweep finds one learning rate for: its values of such columns, "method" among them
 
 
 class Entry(Protocol):
@@ -49,12 +49,12 @@ def try_rates(
     say: Callable[[str], None],
     by: Sequence[str] = GRID,
 ) -> pd.DataFrame:
-    """The rows of `runs` and of all that follow from them.
+    """The rows of `runs` and of all that follow from them; says what is best.
 
     Args:
         runs: of one seed, at every rate to try.
         run: gives the rows of runs, with the columns `by`, lr and those of a run; runs made before cost nothing again.
-        say: is told of each round.
+        say: is told of each round and of the best rate of each.
         by: columns of the rows that make what an entry's `swept` is.
     """
     rows = run(runs)
@@ -62,13 +62,20 @@ def try_rates(
         say(f"{len(more)} runs more, at learning rates next to the best or on more seeds")
         runs = [*runs, *more]
         rows = run(runs)
+    for name, rate in best_rates(final_losses(rows), by=by).items():
+        say(f"best learning rate of {' '.join(map(str, name))}: {rate:g}")
     return rows
+
+
+def final_losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a run: its last `validation_loss`, in a column of that name."""
+    losses = rows[rows["metric"] == "validation_loss"]
+    return losses.loc[losses.groupby("run_id")["step"].idxmax()].rename(columns={"value": "validation_loss"})
 
 
 def following(runs: Sequence[E], rows: pd.DataFrame, *, by: Sequence[str] = GRID) -> list[E]:
     """The runs of a sweep that are still to be made, given the rows of `runs`."""
-    losses = rows[rows["metric"] == "validation_loss"]
-    losses = losses.loc[losses.groupby("run_id")["step"].idxmax()].rename(columns={"value": "validation_loss"})
+    losses = final_losses(rows)
     octaves, made = beyond(losses, by=by), {repr(entry.spec) for entry in runs}
     if octaves:
         more = [
@@ -120,12 +127,12 @@ def finalists(sweep: pd.DataFrame, *, by: Sequence[str] = GRID) -> dict[Swept, t
         sweep: as for `beyond`.
         by: as for `beyond`.
     """
-    return {
-        name: tuple(
-            dict.fromkeys([*map(float, losses.nsmallest(2).index), *(RATES if name[1].startswith(_CONTROLS) else ())])
-        )
-        for name, losses in _on_the_first_seed(sweep, by)
-    }
+    method = list(by).index("method")
+    found = {}
+    for name, losses in _on_the_first_seed(sweep, by):
+        usual = RATES if name[method].startswith(_CONTROLS) else ()
+        found[name] = tuple(dict.fromkeys([*map(float, losses.nsmallest(2).index), *usual]))
+    return found
 
 
 def _on_the_first_seed(sweep: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[Swept, pd.Series]]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from est_analysis.errors import InputError, unknown_name
+from est_analysis.experiments.rate_sweep import RATES
 from est_analysis.experiments.spec import TrainSpec
 from est_analysis.train.settings import Precision, Settings
 
@@ -14,6 +15,7 @@ class Scale:
     Attributes:
         preset, tokenizer, batch_size, seq_len, steps, precision, accumulation, validation_tokens: of every run.
         lr: learning rate of each method.
+        tried: learning rates to try for each method instead, on seed 100, as `rate_sweep` goes on.
         seeds: how many seeds, 0, 1, ... .
         trace_rel_se: relative standard error at which a final Hessian trace is sure enough.
         trace_pairs: (batch, probe) pairs at which it stops even so.
@@ -29,6 +31,7 @@ class Scale:
     lr: dict[str, float]
     seeds: int
     cost: str
+    tried: tuple[float, ...] = ()
     tokenizer: str = "bytes"
     batch_size: int = 32
     seq_len: int = 128
@@ -43,11 +46,11 @@ class Scale:
     sampling_draws: int = 8
     device: str = "cpu"
 
-    def settings(self, method: str) -> Settings:
-        """The optimisation settings of `method`, with about a hundred rows and twenty evaluations a run."""
+    def settings(self, lr: float) -> Settings:
+        """The optimisation settings of a run at `lr`, with about a hundred rows and twenty evaluations."""
         return Settings(
             steps=self.steps,
-            lr=self.lr[method],
+            lr=lr,
             warmup=self.steps // 20,
             precision=self.precision,
             accumulation=self.accumulation,
@@ -96,6 +99,7 @@ class Recipe:
         count = scale.seeds if seeds is None else seeds
         if count < 1:
             raise InputError(f"seeds={count} must be at least 1")
+        chosen = range(100, 100 + count) if scale.tried else range(count)
         return [
             TrainSpec(
                 preset=scale.preset,
@@ -106,10 +110,11 @@ class Recipe:
                 seq_len=scale.seq_len,
                 validation_tokens=scale.validation_tokens,
                 seed=seed,
-                settings=scale.settings(method),
+                settings=scale.settings(lr),
             )
             for method in self.methods
-            for seed in range(count)
+            for lr in scale.tried or (scale.lr[method],)
+            for seed in chosen
         ]
 
 
@@ -137,6 +142,14 @@ _REPRODUCE = Recipe(
             sampling_sequences=2,
             sampling_draws=1,
             cost="seconds; shows that the code runs, nothing else",
+        ),
+        "rates": Scale(
+            preset="tiny",
+            steps=1100,
+            lr={},
+            tried=RATES,
+            seeds=1,
+            cost="the learning-rate sweep, about half an hour on two cores; nothing is measured of its runs",
         ),
         "quick": Scale(preset="tiny", steps=1100, lr=_TUNED, seeds=3, cost="about ten minutes on two cores"),
         "report": Scale(

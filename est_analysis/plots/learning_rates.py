@@ -13,13 +13,20 @@ _COLUMNS = 4
 _LOSS = "final validation loss (nats per token)"
 
 
+def _mean_losses(runs: pd.DataFrame) -> tuple[pd.Series, float]:
+    """Means over seeds by learning rate, and the best of the rates that most seeds ran at."""
+    losses = runs.groupby("lr")["validation_loss"].agg(["mean", "count"])
+    most = losses.loc[losses["count"] == losses["count"].max(), "mean"]
+    return losses["mean"], float(most.idxmin())
+
+
 def _draw(sweep: pd.DataFrame, method: str, ax: Axes) -> None:
     """Draws one method, its best learning rate filled."""
-    look, runs = method_style(method), sweep[sweep["method"] == method].sort_values("lr")
+    look = method_style(method)
+    losses, best = _mean_losses(sweep[sweep["method"] == method])
     hollow = {"color": look.colour, "marker": look.marker, "mfc": "white", "label": look.label}
-    ax.plot(runs["lr"], runs["validation_loss"], gid=f"sweep:{method}", **hollow)
-    best = runs.loc[runs["validation_loss"].idxmin()]
-    ax.plot(best["lr"], best["validation_loss"], color=look.colour, marker=look.marker, gid=f"best:{method}")
+    ax.plot(losses.index, losses, gid=f"sweep:{method}", **hollow)
+    ax.plot(best, losses[best], color=look.colour, marker=look.marker, gid=f"best:{method}")
 
 
 def _label_rates(sweep: pd.DataFrame, ax: Axes) -> None:
@@ -79,12 +86,11 @@ def _by_family(sweep: pd.DataFrame, methods: list[str]) -> Figure:
     figure, axes = _a_panel_each(methods)
     for method, ax in zip(methods, axes, strict=True):
         for family, look in FAMILY_STYLES.items():
-            runs = sweep[(sweep["method"] == method) & (sweep["family"] == family)].sort_values("lr")
+            runs = sweep[(sweep["method"] == method) & (sweep["family"] == family)]
             if runs.empty:
                 continue
-            losses = runs.groupby("lr")["validation_loss"].agg(["mean", "count"])
-            best = losses.loc[losses["count"] == losses["count"].max(), "mean"].idxmin()
-            above = losses["mean"] - losses["mean"][best]
+            losses, best = _mean_losses(runs)
+            above = losses - losses[best]
             drawn = {"color": look.colour, "marker": look.marker, "ls": look.linestyle, "ms": 4.5}
             ax.plot(above.index, above, mfc="white", label=look.label, gid=f"sweep:{family}:{method}", **drawn)
             ax.plot(best, 0, gid=f"best:{family}:{method}", **drawn)
@@ -99,8 +105,8 @@ def _panels(sweep: pd.DataFrame, methods: list[str]) -> Figure:
     figure, axes = _a_panel_each(methods)
     for method, ax in zip(methods, axes, strict=True):
         for other in methods:
-            runs = sweep[sweep["method"] == other].sort_values("lr")
-            ax.plot(runs["lr"], runs["validation_loss"], color="#d0d0d0", lw=0.8, zorder=1)
+            losses, _ = _mean_losses(sweep[sweep["method"] == other])
+            ax.plot(losses.index, losses, color="#d0d0d0", lw=0.8, zorder=1)
         _draw(sweep, method, ax)
         _label_rates(sweep, ax)
     figure.supylabel(_LOSS, fontsize=10)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from est_analysis.experiments import flatness
-from est_analysis.experiments.rate_sweep import MORE_SEEDS, best_rates, beyond, finalists, try_rates
+from est_analysis.experiments.rate_sweep import MORE_SEEDS, best_rates, beyond, final_losses, finalists, try_rates
 
 NAME = ("gpt2", "est", 1.0)
 
@@ -80,6 +80,6 @@ def test_a_sweep_of_flatness_runs_the_octaves_first_and_then_the_best_on_more_se
     octaves = [*first, (16e-3, 100)], [*first, (16e-3, 100), (32e-3, 100)]
     last = sorted([*octaves[1], *((lr, seed) for lr in (8e-3, 16e-3) for seed in MORE_SEEDS)])
     assert rounds == [first, octaves[0], octaves[1], last]
-    assert len(said) == 3
-    sweep = rows.rename(columns={"value": "validation_loss"})
-    assert best_rates(sweep, by=flatness.SWEPT) == {("hmm", "est"): 8e-3}
+    assert len(said) == 4
+    assert said[-1] == "best learning rate of hmm est: 0.008"
+    assert best_rates(final_losses(rows), by=flatness.SWEPT) == {("hmm", "est"): 8e-3}

@@ -2,20 +2,23 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from est_analysis.errors import InputError
-from est_analysis.experiments import pool
+from est_analysis.experiments import pool, reproduce
 from est_analysis.experiments import sweep as module
 from est_analysis.experiments.final_trace import measure_trace
+from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES
 from est_analysis.experiments.recipes import RECIPES, Scale, find_recipe
 from est_analysis.experiments.run import run
+from est_analysis.experiments.study import Request
 from est_analysis.experiments.sweep import Sweep, run_all
 
-SCALE = Scale(preset="tiny", steps=4, lr=1e-3, seeds=1, cost="none", trace_pairs=8, trace_sequences=1)
+SCALE = Scale(preset="tiny", steps=4, lr={}, seeds=1, cost="none", trace_pairs=8, trace_sequences=1)
 
 
 def fail_or_wait(spec, sweep):
@@ -155,10 +158,28 @@ def test_every_scale_of_every_recipe_is_a_valid_plan(name):
     assert {"smoke", "quick", "report"} <= set(recipe.scales)
     for scale in recipe.scales.values():
         specs = recipe.specs(scale, corpus="python")
-        assert len(specs) == scale.seeds * len(recipe.methods)
-        assert [spec.method for spec in specs] == [method for method in recipe.methods for _ in range(scale.seeds)]
-        assert sorted({spec.seed for spec in specs}) == list(range(scale.seeds))
-        assert len(recipe.specs(scale, corpus="python", seeds=7)) == 7 * len(recipe.methods)
+        first = 100 if scale.tried else 0  # a sweep has seeds of its own
+        count = scale.seeds * max(1, len(scale.tried))
+        assert [spec.method for spec in specs] == [method for method in recipe.methods for _ in range(count)]
+        assert sorted({spec.seed for spec in specs}) == list(range(first, first + scale.seeds))
+        assert {spec.settings.lr for spec in specs} == set(scale.tried or scale.lr.values())
+        assert len(recipe.specs(scale, corpus="python", seeds=7)) == 7 * len(specs) // scale.seeds
+
+
+def test_a_sweep_of_learning_rates_measures_nothing_else(shared, tmp_path):
+    """After one step the loss falls with the rate; the full model's usual rates run on more seeds besides the best."""
+    scale = replace(find_recipe("reproduce").scale("smoke"), steps=1, tried=RATES)
+    recipe = replace(find_recipe("reproduce"), methods=("full",), scales={"rates": scale})
+    said = []
+    request = Request(
+        scale="rates", corpus=str(shared / "text.txt"), seeds=None, runs=tmp_path, workers=1, say=said.append
+    )
+    frame, _ = reproduce.measure(recipe, request)
+    first, more = frame[frame["seed"] == 100], frame[frame["seed"] != 100]
+    assert set(first["lr"]) == {*RATES, 16e-3, 32e-3}
+    assert (set(more["seed"]), set(more["lr"])) == (set(MORE_SEEDS), {*RATES, 16e-3, 32e-3})
+    assert not frame["metric"].str.startswith(("hessian", "sampling")).any()
+    assert said[-1] == "best learning rate of full: 0.032"
 
 
 @pytest.mark.parametrize("seeds", [0, -1])

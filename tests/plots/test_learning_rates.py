@@ -1,5 +1,6 @@
 """The sweeps of learning rates: one panel for few methods, a panel each for many."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -24,6 +25,19 @@ def test_the_best_rate_is_filled(methods, panels):
         assert drawn[f"best:{method}"].get_xdata().tolist() == [4e-3]
     if panels > 1:
         assert [ax.get_title() for ax in figure.axes if ax.axison][:3] == ["full model", "EST", "EST, constant"]
+
+
+@pytest.mark.parametrize("methods", [["full"], ["full", "est", "est/constant", "raptr", "pld"]])
+def test_seeds_are_averaged_and_a_rate_of_fewer_seeds_is_no_best(methods):
+    first = _sweep(methods)
+    second = first[first["lr"] > 2e-3].assign(validation_loss=lambda runs: runs["validation_loss"] + 0.2)
+    least = first[first["lr"] == 2e-3].assign(lr=1e-3, validation_loss=1.0)
+    figure = plots.learning_rates(pd.concat([first, least, second]))
+    drawn = {line.get_gid(): line for ax in figure.axes for line in ax.lines}
+    assert drawn["sweep:full"].get_xydata() == pytest.approx(
+        np.array([[1e-3, 1.0], [2e-3, 2.2], [4e-3, 2.1], [8e-3, 2.5]])
+    )
+    assert drawn["best:full"].get_xydata() == pytest.approx(np.array([[4e-3, 2.1]]))
 
 
 def test_several_families_are_drawn_from_their_own_best():
