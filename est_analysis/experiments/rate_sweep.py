@@ -13,11 +13,12 @@ sweep's seeds that model keeps its rate.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pandas as pd
 
-from est_analysis.experiments.spec import TrainSpec
+if TYPE_CHECKING:  # it loads torch, which reports of sweeps do without
+    from est_analysis.experiments.spec import TrainSpec
 
 RATES = (2e-3, 4e-3, 8e-3)
 LIMITS = (0.5e-3, 32e-3)
@@ -31,7 +32,7 @@ Swept = tuple[Any, ...]  # what a sweep finds one learning rate for: its values 
 class Entry(Protocol):
     """One run of a sweep, a dataclass."""
 
-    spec: TrainSpec
+    spec: "TrainSpec"
 
     @property
     def swept(self) -> Swept:
@@ -130,7 +131,7 @@ def finalists(sweep: pd.DataFrame, *, by: Sequence[str] = GRID) -> dict[Swept, t
     method = list(by).index("method")
     found = {}
     for name, losses in _on_the_first_seed(sweep, by):
-        usual = RATES if name[method].startswith(_CONTROLS) else ()
+        usual = [rate for rate in RATES if rate in losses.index] if name[method].startswith(_CONTROLS) else []
         found[name] = tuple(dict.fromkeys([*map(float, losses.nsmallest(2).index), *usual]))
     return found
 

@@ -6,10 +6,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import FAMILY_STYLES, in_order, method_style, style
+from .style import FAMILY_STYLES, MethodStyle, in_order, method_style, style
 
 _TOGETHER = 4  # methods that one panel holds
 _COLUMNS = 4
+# Columns of which each value has a line of its own, and what it looks like.
+_LINES = {
+    "family": FAMILY_STYLES,
+    "corpus": {
+        "text": MethodStyle(label="Python source", colour="#000000", marker="o", linestyle="-"),
+        "hmm": MethodStyle(label="hidden Markov model", colour="#0072B2", marker="s", linestyle="--"),
+    },
+}
 _LOSS = "final validation loss (nats per token)"
 
 
@@ -38,11 +46,12 @@ def _label_rates(sweep: pd.DataFrame, ax: Axes) -> None:
 def learning_rates(sweep: pd.DataFrame) -> Figure:
     """One line a method, its best learning rate filled; of many methods a panel each, the others grey behind it.
 
-    Of several families each panel holds one method's distance from its own best, a line a family. Seeds are averaged;
-    where some rates were run on more seeds than others, the best is one of them.
+    Of several families or texts each panel holds one method's distance from its own best, a line for each. Seeds are
+    averaged; where some rates were run on more seeds than others, the best is one of them.
 
     Args:
-        sweep: columns method, lr and validation_loss, one finished run a row; column family where there are several.
+        sweep: columns method, lr and validation_loss, one finished run a row; column family or corpus where there are
+            several.
 
     Returns:
         The figure; its lines carry `sweep:<method>` and `best:<method>` as group identifiers.
@@ -52,8 +61,9 @@ def learning_rates(sweep: pd.DataFrame) -> Figure:
         raise ValueError(f"no sweep to draw: the rows have no column {', '.join(sorted(missing))}")
     methods = in_order(sweep["method"])
     with style():
-        if "family" in sweep.columns:
-            return _by_family(sweep, methods)
+        for column, looks in _LINES.items():
+            if column in sweep.columns and sweep[column].nunique() > 1:
+                return _by_line(sweep, methods, column, looks)
         return _panels(sweep, methods) if len(methods) > _TOGETHER else _one_panel(sweep, methods)
 
 
@@ -82,22 +92,22 @@ def _a_panel_each(methods: list[str]) -> tuple[Figure, list[Axes]]:
     return figure, axes[: len(methods)]
 
 
-def _by_family(sweep: pd.DataFrame, methods: list[str]) -> Figure:
+def _by_line(sweep: pd.DataFrame, methods: list[str], column: str, looks: dict[str, MethodStyle]) -> Figure:
     figure, axes = _a_panel_each(methods)
     for method, ax in zip(methods, axes, strict=True):
-        for family, look in FAMILY_STYLES.items():
-            runs = sweep[(sweep["method"] == method) & (sweep["family"] == family)]
+        for name, look in looks.items():
+            runs = sweep[(sweep["method"] == method) & (sweep[column] == name)]
             if runs.empty:
                 continue
             losses, best = _mean_losses(runs)
             above = losses - losses[best]
             drawn = {"color": look.colour, "marker": look.marker, "ls": look.linestyle, "ms": 4.5}
-            ax.plot(above.index, above, mfc="white", label=look.label, gid=f"sweep:{family}:{method}", **drawn)
-            ax.plot(best, 0, gid=f"best:{family}:{method}", **drawn)
+            ax.plot(above.index, above, mfc="white", label=look.label, gid=f"sweep:{name}:{method}", **drawn)
+            ax.plot(best, 0, gid=f"best:{name}:{method}", **drawn)
         _label_rates(sweep, ax)
     figure.supylabel("final validation loss above its own best (nats per token)", fontsize=10)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend([*handles.values()], [*handles], loc="outside upper center", ncols=len(handles))
     return figure
 
 

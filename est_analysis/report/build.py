@@ -57,8 +57,8 @@ def build_report(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path |
 
 def _write(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path) -> None:
     recipe = context.get("recipe")
-    layout = find_layout(recipe)
-    claims = [claim for claim in CLAIMS.values() if recipe in (None, claim.recipe)]
+    layout = find_layout(recipe, context["scale"])
+    claims = [claim for claim in CLAIMS.values() if layout.judges and recipe in (None, claim.recipe)]
     verdicts = judge(claims, frame, context["scale"])
     page = {
         "headline": layout.headline(frame, verdicts, context["scale"]),
@@ -128,7 +128,7 @@ def _move(source: Path, target: Path) -> None:
 
 def caveat(context: Mapping[str, Any]) -> str:
     """How far the runs are from the papers', in plain words."""
-    return find_layout(context.get("recipe")).caveat(context)
+    return find_layout(context.get("recipe"), context.get("scale", "")).caveat(context)
 
 
 def _facts(context: Mapping[str, Any]) -> list[tuple[str, str]]:

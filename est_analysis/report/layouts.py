@@ -12,7 +12,7 @@ from est_analysis.claims import Verdict
 from est_analysis.claims.raptr_stability import predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
-from . import ablations, first_experiments, flatness, grid, polynomials, stability, tables
+from . import ablations, first_experiments, flatness, grid, polynomials, rates, stability, tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Layout:
         illustrations: the figures, in order.
         headline: (frame, verdicts, scale) -> the report in two sentences.
         caveat: context -> how far the runs are from the paper's, in plain words.
+        judges: whether claims are judged.
     """
 
     heading: str
@@ -44,6 +45,7 @@ class Layout:
     illustrations: tuple[Illustration, ...]
     headline: Callable[[pd.DataFrame, Iterable[Verdict], str], str]
     caveat: Callable[[Mapping[str, Any]], str]
+    judges: bool = True
 
 
 TEXT = Layout(
@@ -330,6 +332,24 @@ _FLATNESS = Layout(
     caveat=tables.caveat,
 )
 
+SWEEP = Layout(
+    heading="Learning rates",
+    table=rates.rates_table,
+    note="Final validation loss in nats per token at each peak learning rate, mean over as many seeds as stand in "
+    "brackets, and the best of the rates that most seeds ran at. The rule is that of `experiments/rate_sweep.py`.",
+    illustrations=(
+        Illustration(
+            name="learning_rates",
+            title="Final loss against learning rate",
+            caption="Means over seeds, the best filled.",
+            draw=rates.rates_figure,
+        ),
+    ),
+    headline=rates.rates_headline,
+    caveat=rates.caveat,
+    judges=False,
+)
+
 LAYOUTS: dict[str, Layout] = {
     "first-experiments": _FIRST,
     "est-ablations": _ABLATIONS,
@@ -342,10 +362,12 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def find_layout(recipe: str | None) -> Layout:
-    """The layout of `recipe`; of runs on text where it has none of its own.
+def find_layout(recipe: str | None, scale: str = "") -> Layout:
+    """The layout of `recipe` at `scale`; of runs on text where it has none of its own, of a sweep at such a scale.
 
     >>> find_layout("reproduce") is find_layout(None) is TEXT
     True
+    >>> find_layout("grid", "report-rates") is SWEEP
+    True
     """
-    return LAYOUTS.get(recipe or "", TEXT)
+    return SWEEP if scale.endswith("rates") else LAYOUTS.get(recipe or "", TEXT)

@@ -90,28 +90,15 @@ def effect_text(verdict: Verdict) -> str:
 
 def claims_table(claims: Iterable[Claim], verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """One row a claim with numbers as numbers, for `claims.csv`."""
-    rows = []
-    for claim, verdict in zip(claims, verdicts, strict=True):
-        low, high = verdict.interval or (None, None)
-        rows.append(
-            {
-                "id": claim.id,
-                "paper": claim.paper,
-                "locus": claim.locus,
-                "statement": claim.statement,
-                "threshold": claim.threshold,
-                "effect": verdict.effect,
-                "low": low,
-                "high": high,
-                "unit": verdict.unit,
-                "verdict": verdict.verdict,
-                "seeds": verdict.seeds,
-                "scale": verdict.scale,
-                "detail": verdict.detail,
-                "recipe": claim.recipe,
-            }
-        )
-    return pd.DataFrame(rows)
+    columns = (
+        "id", "paper", "locus", "statement", "threshold", "effect", "low", "high", "unit", "verdict", "seeds", "scale",
+        "detail", "recipe",
+    )  # fmt: skip
+    rows = [
+        {**vars(claim), **vars(verdict), **dict(zip(("low", "high"), verdict.interval or (None, None), strict=True))}
+        for claim, verdict in zip(claims, verdicts, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def headline(frame: pd.DataFrame, verdicts: Iterable[Verdict], scale: str) -> str:

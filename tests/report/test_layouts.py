@@ -10,6 +10,7 @@ from est_analysis.report import build_report
 from est_analysis.report.grid import grid_table
 from est_analysis.report.layouts import LAYOUTS, TEXT, find_layout
 from est_analysis.report.polynomials import components_table, transitions_table
+from est_analysis.report.rates import rates_figure, rates_table
 from est_analysis.report.stability import stability_table
 
 OF_TEXT = {"grid", "est-ablations", "raptr-ablations", "flatness", "first-experiments"}
@@ -159,3 +160,40 @@ def test_missing_metrics_degrade(recipe, frames, tmp_path):
 
 def test_other_recipes_are_of_text():
     assert find_layout("reproduce") is find_layout(None) is find_layout("novel") is TEXT
+
+
+def sweep_frame():
+    """A sweep of two methods whose best rates differ, on two seeds at two rates and one at a third, step by step."""
+    runs = [("full", lr, seed, 2.0 + abs(lr - 8e-3) * 100) for lr in (4e-3, 8e-3) for seed in (100, 101)]
+    runs += [("est", lr, seed, 3.0 + abs(lr - 4e-3) * 100) for lr in (4e-3, 8e-3) for seed in (100, 101)]
+    runs += [("full", 16e-3, 100, 1.0)]
+    rows = [
+        (f"{method}-{lr}-{seed}", method, "", lr, seed, step, "validation_loss", loss + 10 - step)
+        for method, lr, seed, loss in runs
+        for step in (5, 10)
+    ]
+    return pd.DataFrame(rows, columns=["run_id", "method", "schedule", "lr", "seed", "step", "metric", "value"])
+
+
+def test_a_sweep_reports_its_rates_and_judges_nothing(tmp_path):
+    page = build_report(sweep_frame(), {"scale": "report-rates", "recipe": "flatness"}, tmp_path)
+    assert pd.read_csv(tmp_path / "claims.csv").empty
+    text = html.unescape(page.read_text())
+    assert "Best learning rates: EST 0.004, full model 0.008." in text
+    assert "Claims</h2>" not in text
+    assert "no claim is judged by it" in text
+    table = rates_table(sweep_frame()).set_index("method")
+    assert table.loc["full model"].to_dict() == {
+        "best": "0.008", "0.004": "2.4000 (2)", "0.008": "2.0000 (2)", "0.016": "1.0000 (1)"
+    }  # fmt: skip
+    assert table.loc["EST", "0.016"] == "-"
+    twice = [sweep_frame().assign(corpus=name, run_id=name + sweep_frame()["run_id"]) for name in ("text", "hmm")]
+    assert rates_table(pd.concat(twice))["corpus"].tolist() == ["hmm", "hmm", "text", "text"]
+    lines = {line.get_gid() for line in rates_figure(pd.concat(twice)).axes[0].lines}
+    assert {"sweep:text:full", "sweep:hmm:full"} <= lines
+
+
+def test_a_sweep_without_losses(tmp_path):
+    frame = sweep_frame().assign(metric="something else")
+    page = build_report(frame, {"scale": "rates", "recipe": "grid"}, tmp_path)
+    assert "Not drawn: no rows of metric 'validation_loss'" in html.unescape(page.read_text())
