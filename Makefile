@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 .PHONY: reproduce test lint notebooks figures bench clean
 
-reproduce: $(READY)  ## train baseline, EST and RaPTr on real text; writes report.html and claims.html to reports/reproduce
+reproduce: $(READY)  ## train baseline, EST and RaPTr on real text, check RaPTr's lemma; writes reports/reproduce and its claims.html
 	$(BIN)/est reproduce
 	$(BIN)/est run stability-vs-depth
 	$(BIN)/est claims --html reports/reproduce/claims.html

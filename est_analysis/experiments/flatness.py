@@ -4,12 +4,11 @@ EST (arXiv 2406.06962, section 5.2, Table 5) reports a smaller trace at almost t
 which EST ends at a higher loss at this scale, so that the baseline is read where it passed that loss; and `hmm`, a
 synthetic one of known entropy, the setting of Liu et al. 2023 (arXiv 2210.14199), on which losses end close together.
 
-Learning rates are found by the rule of `rate_sweep` (scale `rates`; on text the grid's own, of the same length; the
-synthetic language keeps those of the shorter training at `report` until `report-rates` has been run). What changes one
-thing about EST keeps EST's rate: flatness depends on the rate, and another would change two things. For the same reason
-the baseline runs at EST's rate too (`full/est-rate`), as in the paper, where both have one; and at either rate in half
-the steps, so that equal losses can be compared with both rates decayed. The pair `/constant-lr` is for the slope of the
-loss in stage 3.
+Learning rates are found by the rule of `rate_sweep` (scales `rates` and `report-rates`; on text they are the grid's, of
+the same length). What changes one thing about EST keeps EST's rate: flatness depends on the rate, and another would
+change two things. For the same reason the baseline runs at EST's rate too (`full/est-rate`), as in the paper, where
+both have one; and at either rate in half the steps, so that equal losses can be compared with both rates decayed. The
+pair `/constant-lr` is for the slope of the loss in stage 3.
 """
 
 from collections.abc import Iterable, Mapping
@@ -115,6 +114,7 @@ _HMM = Language(
     seq_len=16,
     rates={"full": 8e-3, "est": 4e-3, "dropout": 8e-3, "raptr": 4e-3},  # paper_figures/data/flatness_rates.csv
 )
+_LONGER_HMM = replace(_HMM, rates={"full": 16e-3, "est": 4e-3})  # paper_figures/data/flatness_rates_report.csv
 _LONGER_TEXT = replace(_TEXT, rates={label: grid.BEST_RATE_LONGER["gpt2"][label] for label in ("full", "est")})
 
 
@@ -167,7 +167,7 @@ SCALES: dict[str, FlatnessScale] = {
     "quick": FlatnessScale(steps=600, languages={"text": _TEXT, "hmm": _HMM}, cost="about an hour on one core"),
     "report-rates": FlatnessScale(
         steps=2400,
-        languages={"hmm": _HMM},
+        languages={"hmm": _LONGER_HMM},
         seeds=(100,),
         variants=("full", "est"),
         tried=RATES,
@@ -175,7 +175,7 @@ SCALES: dict[str, FlatnessScale] = {
     ),
     "report": FlatnessScale(
         steps=2400,
-        languages={"text": _LONGER_TEXT, "hmm": _HMM},
+        languages={"text": _LONGER_TEXT, "hmm": _LONGER_HMM},
         seeds=(0, 1, 2, 3, 4),
         variants=("full", "est", "full/est-rate", "full/half", "full/est-rate-half"),
         downstream=None,

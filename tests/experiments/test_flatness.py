@@ -23,7 +23,7 @@ from est_analysis.experiments.along_training import (
     measure_curvature,
     parameter_kind,
 )
-from est_analysis.experiments.rate_sweep import RATES
+from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond, finalists
 from est_analysis.experiments.run import num_parameters, prepare_data, run
 from est_analysis.experiments.spec import TrainSpec
 from est_analysis.experiments.trace import TextSource, TraceSettings, prepare
@@ -198,6 +198,17 @@ def test_every_rate_is_the_best_of_the_sweep():
     assert found.keys() >= {("hmm", label) for label in QUICK.languages["hmm"].rates} | {("text", "dropout")}
     tried = sweep.groupby(["corpus", "method"])["lr"].agg(set)
     assert all(rates == set(RATES) for rates in tried)
+
+
+def test_the_longer_training_has_the_rates_of_its_own_sweep():
+    sweep, by = pd.read_csv(DATA / "flatness_rates_report.csv"), flatness.SWEPT
+    rates = flatness.SCALES["report"].languages["hmm"].rates
+    assert best_rates(sweep, by=by) == {("hmm", label): rate for label, rate in rates.items()}
+    assert beyond(sweep, by=by) == {}
+    seeds = sweep.groupby([*by, "lr"])["seed"].agg(set)
+    for name, tried in finalists(sweep, by=by).items():
+        assert all(seeds[(*name, rate)] == {100, *MORE_SEEDS} for rate in tried)
+    assert set(sweep["steps"]) == {flatness.SCALES["report"].steps}
 
 
 def test_the_longer_training_has_what_the_claims_on_equal_loss_read_and_nothing_else():
