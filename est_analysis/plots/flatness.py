@@ -104,7 +104,8 @@ def summarise_flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     read between the ends of their runs of half and of all the steps.
 
     Returns:
-        Columns label, method, corpus, seed and value; what cannot be read is left out.
+        Columns label, method, corpus, seed and value. What cannot be read of some seed, as its trace is lost in noise,
+        is left out for all: means over the others would be of seeds that were chosen.
     """
     whole = summarise_flatness(frame)
     methods = [name for name in in_order(whole["method"]) if name != "full"]
@@ -117,7 +118,9 @@ def summarise_flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
                 read = [_at_loss(run, level, np.log(run["value"].to_numpy())) for run in (ours, theirs)]
             rows.append((label, method, corpus, seed, read[0] - read[1]))
     rows += _against_decayed(frame)
-    return pd.DataFrame(rows, columns=["label", "method", "corpus", "seed", "value"]).dropna(ignore_index=True)
+    found = pd.DataFrame(rows, columns=["label", "method", "corpus", "seed", "value"])
+    lost = found["value"].isna().groupby([found["label"], found["corpus"]]).transform("any")
+    return found[~lost].reset_index(drop=True)
 
 
 def _against_decayed(frame: pd.DataFrame) -> list[tuple[str, str, str, int, float]]:
@@ -132,10 +135,13 @@ def _against_decayed(frame: pd.DataFrame) -> list[tuple[str, str, str, int, floa
                 continue
             theirs = pd.DataFrame([rival.loc[corpus, seed] for rival in ends[1:]])
             high, low = theirs["loss"]
+            value = float("nan")
             if ours["value"] > 0 and low < high and low - _NEAR <= ours["loss"] <= high + _NEAR:
                 level = float(np.clip(ours["loss"], low, high))
-                read = _at_loss(theirs, level, np.log(theirs["value"].to_numpy(dtype=float)))
-                rows.append((label, "est", corpus, seed, np.log(ours["value"]) - read))
+                with np.errstate(invalid="ignore"):
+                    read = _at_loss(theirs, level, np.log(theirs["value"].to_numpy(dtype=float)))
+                value = np.log(ours["value"]) - read
+            rows.append((label, "est", corpus, seed, value))
     return rows
 
 

@@ -246,7 +246,8 @@ def test_every_figure_named_is_there(committed):
     reproduced = {"est_figure3", "est_sampling_penalty", "raptr_losses"}
     first = {"first_gaps", "first_linear", "first_stacks"}
     ablations = {"est_components", "est_schedules", "raptr_ablations"}
-    flatness = {"est_flatness", "est_flatness_ratios", "est_downstream", "est_downstream_trace"}
+    flatness = {f"est_flatness{which}" for which in ("_longer", "_lengths", "_ratios")}
+    flatness |= {"est_downstream", "est_downstream_trace"}
     polynomials = {"raptr_polynomials", "raptr_transitions", "raptr_stability"}
     assert named == reproduced | first | ablations | flatness | polynomials
     assert named <= {path.stem for path in DATA.parent.glob("*.svg")}

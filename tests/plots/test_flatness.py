@@ -67,6 +67,17 @@ def test_decayed_ratios_are_what_the_claims_judge(label, claim):
     assert label not in set(outside["label"])
 
 
+def test_a_trace_lost_in_noise_takes_its_row_out_and_no_other():
+    frame = flatness_frame(effects={"full/half": (0.1, 0.1, 0.1)})
+    lost = (frame["method"] == "full/half") & (frame["metric"] == "hessian_trace") & (frame["seed"] == 1)
+    frame.loc[lost & (frame["corpus"] == "hmm"), "value"] = -20.0
+    ratios = plots.summarise_flatness_ratios(frame)
+    of_both = ratios[ratios["label"] == "EST: both decayed"]
+    assert of_both["corpus"].tolist() == ["text"] * 3, "not the two seeds whose trace can be read"
+    assert len(ratios[ratios["label"] == "EST: one rate, both decayed"]) == 6
+    assert judge([CLAIMS["est.flatness.both-decayed.hmm"]], frame, "quick")[0].verdict == "untested"
+
+
 def test_what_cannot_be_read_is_left_out():
     ratios = plots.summarise_flatness_ratios(flatness_frame(ends={"est": 4.5}))
     assert "EST" not in set(ratios.loc[ratios["corpus"] == "text", "label"])
