@@ -12,12 +12,13 @@ from est_analysis.errors import InputError
 from est_analysis.experiments import pool, reproduce
 from est_analysis.experiments import sweep as module
 from est_analysis.experiments.final_trace import measure_trace
-from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES
+from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond, finalists
 from est_analysis.experiments.recipes import RECIPES, Scale, find_recipe
 from est_analysis.experiments.run import run
 from est_analysis.experiments.study import Request
 from est_analysis.experiments.sweep import Sweep, run_all
 
+DATA = Path(__file__).parents[2] / "paper_figures" / "data"
 SCALE = Scale(preset="tiny", steps=4, lr={}, seeds=1, cost="none", trace_pairs=8, trace_sequences=1)
 
 
@@ -180,6 +181,18 @@ def test_a_sweep_of_learning_rates_measures_nothing_else(shared, tmp_path):
     assert (set(more["seed"]), set(more["lr"])) == (set(MORE_SEEDS), {*RATES, 16e-3, 32e-3})
     assert not frame["metric"].str.startswith(("hessian", "sampling")).any()
     assert said[-1] == "best learning rate of full: 0.032"
+
+
+def test_every_method_has_the_best_rate_of_the_committed_sweep():
+    sweep = pd.read_csv(DATA / "learning_rates.csv")
+    recipe = find_recipe("reproduce")
+    best = {method: rate for (method,), rate in best_rates(sweep, by=("method",)).items()}
+    assert recipe.scale("quick").lr == best
+    assert beyond(sweep, by=("method",)) == {}
+    seeds = sweep.groupby(["method", "lr"])["seed"].agg(set)
+    for (method,), rates in finalists(sweep, by=("method",)).items():
+        assert all(seeds[method, rate] == {100, *MORE_SEEDS} for rate in rates)
+    assert set(sweep["steps"]) == {recipe.scale("quick").steps}
 
 
 @pytest.mark.parametrize("seeds", [0, -1])
