@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class Diverged(InputError):
+    """A training whose loss is no number any more."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a `name` that is none of the `known` ones: suggests the nearest and lists them all.
 

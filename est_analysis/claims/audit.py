@@ -9,6 +9,7 @@ all numbers that round to the printed one.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from est_analysis.errors import InputError
 from est_analysis.models.families import FAMILIES
 from est_analysis.subnet.cost import Architecture, dense_architecture, find_architecture, schedule_cost
 from est_analysis.subnet.schedule import Schedule, find_schedule
@@ -145,6 +146,8 @@ def _speedup(entry: Entry, book: Book) -> Recomputed:
     if entry.row == "EST":
         table = _STEP_TIMES[entry.table]
         sizes = [e.column for e in book.entries if e.table == table and e.row.endswith("stage 1 training step")]
+        if not sizes:
+            raise InputError(f"no step times in the published table '{table}'; restore the file of published values")
         plan, _ = _schedule(entry)
         speedups = [_step_speedup(book, table, size, plan) for size in sizes]
         biggest = sizes[-1].removeprefix("micro-batch size ")

@@ -111,11 +111,16 @@ def read_book(path: Path, paper: str = "EST") -> Book:
     """
     if not path.is_file():
         raise InputError(f"no published values at '{path}'; give the repository's paper_figures/data/published.csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != _COLUMNS:
-            raise InputError(f"'{path}' has columns {reader.fieldnames}; a file of published values has {_COLUMNS}")
-        rows = [row for row in reader if row["paper"] == paper]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != _COLUMNS:
+                raise InputError(f"'{path}' has columns {reader.fieldnames}; a file of published values has {_COLUMNS}")
+            rows = [row for row in reader if row["paper"] == paper]
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is not text; restore it with git") from error
+    if any(None in row.values() for row in rows):
+        raise InputError(f"'{path}' has rows that are cut short; restore it with git")
     return Book(
         entries=tuple(Entry(**{name: row[name] for name in ("table", "row", "column", "value")}) for row in rows)
     )

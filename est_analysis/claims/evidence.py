@@ -220,7 +220,7 @@ def read_evidence(source: Source, path: Path) -> Any:
     if source.recipe != "audit":
         remedy += f", or 'est run {source.recipe} --scale {source.scale}' and copy its rows.csv there"
     try:
-        return _book(path) if source.recipe == "audit" else _frame(path)
+        return read_book(path) if source.recipe == "audit" else _frame(path)
     except (ValueError, OSError) as error:  # not CSV, not text, not numbers, or not tidy (InputError)
         raise InputError(f"'{path}' cannot be used: {' '.join(str(error).split())}; {remedy}") from error
 
@@ -232,13 +232,6 @@ def _frame(path: Path) -> pd.DataFrame:
     if frame[["run_id", "method", "metric"]].eq("").any(axis=None) or numbers.isna().any(axis=None):
         raise ValueError("it has rows that are cut short")
     return frame.assign(**numbers)
-
-
-def _book(path: Path) -> Any:
-    book = read_book(path)
-    if any(None in vars(entry).values() for entry in book.entries):
-        raise ValueError("it has rows that are cut short")
-    return book
 
 
 def _judge(claims: Iterable[Claim], evidence: Any, scale: str) -> list[Outcome]:

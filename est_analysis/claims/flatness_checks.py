@@ -121,6 +121,10 @@ def _relative(
     return {seed: found[seed].assign(log=found[seed]["log"] - below[seed]["log"]) for seed in found}
 
 
+# The full model at EST's rate -> the same at its own.
+_AT_BOTH_RATES = {"full/est-rate": "full", "full/est-rate-half": "full/half"}
+
+
 def at_equal_loss(
     frame: pd.DataFrame,
     *,
@@ -133,23 +137,25 @@ def at_equal_loss(
 ) -> Measured:
     """Log of the ratio of `ours` to `theirs` at equal loss, paired by seed."""
     rows = of_corpus(frame, corpus)
-    found = logs_at_equal_loss(rows, ours, _rival(rows, ours, theirs), metrics, base)
+    rival = _rival(rows, ours, theirs)
+    found = logs_at_equal_loss(rows, ours, rival, metrics, base)
     change = found["ours"] - found["theirs"]
     detail = (
         f"at {found['loss'].mean():.3f} nats {_geometric(found['ours'])} ({ours}) against "
         f"{_geometric(found['theirs'])} ({theirs}), a ratio of {np.exp(change.mean()):.2f}; "
         f"at the end of both runs, losses as they are, {np.exp(found['last'].mean()):.2f}"
-        f"{_excess(rows, (ours, theirs))}{'; ' + remark if remark else ''}"
+        f"{_excess(rows, (ours, rival))}{'; ' + remark if remark else ''}"
     )
     return over_seeds(change, unit=f"ln({ours} / {theirs})", detail=detail)
 
 
 def _rival(rows: pd.DataFrame, ours: str, theirs: str) -> str:
-    """`theirs`; the full model for `full/est-rate` where both have EST's rate anyway and one run is both."""
-    if theirs != "full/est-rate" or (rows["method"] == theirs).any() or "lr" not in rows.columns:
+    """`theirs`; the full model's own run for one at EST's rate where both have that rate anyway and one run is both."""
+    if theirs not in _AT_BOTH_RATES or (rows["method"] == theirs).any() or "lr" not in rows.columns:
         return theirs
-    rates = [set(rows.loc[rows["method"] == method, "lr"]) for method in (ours, "full")]
-    return "full" if rates[0] == rates[1] else theirs
+    own = _AT_BOTH_RATES[theirs]
+    rates = [set(rows.loc[rows["method"] == method, "lr"]) for method in (ours, own)]
+    return own if rates[0] == rates[1] else theirs
 
 
 def _geometric(logs: pd.Series) -> str:
@@ -174,7 +180,8 @@ def both_decayed(frame: pd.DataFrame, *, corpus: str, theirs: tuple[str, str]) -
     The full model's is read between the ends of `theirs`, its runs of half and of all the steps.
     """
     rows = of_corpus(frame, corpus)
-    ours, short, whole = (trajectories(rows, method, TRACE) for method in ("est", *theirs))
+    rivals = (_rival(rows, "est", method) for method in theirs)
+    ours, short, whole = (trajectories(rows, method, TRACE) for method in ("est", *rivals))
     changes, levels = {}, {}
     for seed in sorted(set(common_seeds(ours, short)) & set(whole)):
         ends = pd.concat([short[seed].iloc[[-1]], whole[seed].iloc[[-1]]], ignore_index=True)

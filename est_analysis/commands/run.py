@@ -1,6 +1,7 @@
 """`est run` and `est reproduce`: a recipe from nothing to a report with verdicts."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -38,25 +39,35 @@ def run_recipe(
         _print_recipes(as_json=as_json)
         return
     folder = out or Path("reports") / f"{recipe}-{scale}"
-    command = f"est run {recipe} --scale {scale}" + (f" --seeds {seeds}" if seeds else "")
+    command = _command(f"est run {recipe}", scale, seeds, corpus)
     _reproduce(
         recipe, scale, seeds=seeds, corpus=corpus, workers=workers, runs=runs, out=folder, command=command,
         as_json=as_json,
     )  # fmt: skip
 
 
+def _command(start: str, scale: str, seeds: int | None, corpus: str) -> str:
+    """What to type for the same numbers again."""
+    given = [f"--scale {scale}" * (scale != "quick"), f"--seeds {seeds}" * bool(seeds)]
+    return " ".join([start, *filter(None, [*given, f"--corpus {shlex.quote(corpus)}" * (corpus != "python")])])
+
+
 def reproduce(
     corpus: Corpus = "python",
-    scale: Annotated[str, typer.Option(help="smoke, quick, report or gpu.")] = "quick",
+    scale: Annotated[str, typer.Option(help="smoke, quick, rates, report or gpu.")] = "quick",
     seeds: Annotated[int | None, typer.Option(help="How many seeds; the scale's own unless given.")] = None,
     workers: Annotated[int, typer.Option(help="Processes at once; 0: two on a CPU, one on a GPU.")] = 0,
     runs: Runs = Path("runs"),
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports/reproduce"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report; reports/reproduce, and -SCALE but for quick.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Baseline, EST and RaPTr on real text, side by side: report.html, figures, tables and verdicts."""
+    folder = out or Path("reports") / ("reproduce" if scale == "quick" else f"reproduce-{scale}")
+    command = _command("est reproduce", scale, seeds, corpus)
     _reproduce(
-        "reproduce", scale, seeds=seeds, corpus=corpus, workers=workers, runs=runs, out=out, command="est reproduce",
+        "reproduce", scale, seeds=seeds, corpus=corpus, workers=workers, runs=runs, out=folder, command=command,
         as_json=as_json,
     )  # fmt: skip
 

@@ -17,15 +17,22 @@ class OtherFile:
 
     file: str
     command: str
+    written: str = ""  # by the command, beside its report; empty for `file` itself
 
 
 LENGTHS = ("grid", "flatness")  # recipes whose larger scales train longer, but fewer contenders
 # All other sources are recipes (`est run`).
 OTHER_FILES: dict[str, OtherFile] = {
-    "learning-rates": OtherFile(file="learning_rates.csv", command="est run reproduce --scale rates"),
-    "grid-rates": OtherFile(file="grid_rates.csv", command="est run grid --scale rates"),
-    "ablation-rates": OtherFile(file="ablation_rates.csv", command="est run est-ablations --scale rates"),
-    "raptr-ablation-rates": OtherFile(file="raptr_ablation_rates.csv", command="est run raptr-ablations --scale rates"),
+    "learning-rates": OtherFile(
+        file="learning_rates.csv", command="est run reproduce --scale rates", written="rates.csv"
+    ),
+    "grid-rates": OtherFile(file="grid_rates.csv", command="est run grid --scale rates", written="rates.csv"),
+    "ablation-rates": OtherFile(
+        file="ablation_rates.csv", command="est run est-ablations --scale rates", written="rates.csv"
+    ),
+    "raptr-ablation-rates": OtherFile(
+        file="raptr_ablation_rates.csv", command="est run raptr-ablations --scale rates", written="rates.csv"
+    ),
     "longer-pair": OtherFile(
         file="longer_pair.csv",
         command="est train --corpus python --preset tiny --seed 0 --steps 6000 --lr 2e-3 --method METHOD",
@@ -128,7 +135,7 @@ class DataFolder:
         if is_recipe(source):
             frame = read_evidence(Source(recipe=source, scale=scale, file=path.name), path)
         else:
-            frame = pd.read_csv(path, keep_default_na=False)
+            frame = _read_other(path, self.remedy(source))
         return Rows(source=source, scale=scale, frame=frame)
 
     def rows(self, source: str) -> pd.DataFrame:
@@ -141,6 +148,8 @@ class DataFolder:
     def remedy(self, source: str) -> str:
         """What makes the file of `source`, in words."""
         made = f"'{self.command(source)}' makes them"
+        if source in OTHER_FILES and OTHER_FILES[source].written:
+            made += f", as {OTHER_FILES[source].written} beside its report"
         return f"{made}, and 'est figures --remeasure' does so and puts them there" if is_recipe(source) else made
 
     def _scale(self, source: str) -> str:
@@ -153,6 +162,16 @@ class DataFolder:
         known = _by_size(recipe)
         there = [scale for scale in known if (self.folder / rows_file(recipe, scale)).is_file()]
         return ([self.scale] if self.scale else there) or known[-1:] or ["quick"]
+
+
+def _read_other(path: Path, remedy: str) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"'{path}' cannot be used: {' '.join(str(error).split())}; {remedy}") from error
+    if frame.empty or frame.isna().any(axis=None):
+        raise InputError(f"'{path}' cannot be used: it has rows that are cut short; {remedy}")
+    return frame
 
 
 def _by_size(recipe: str) -> list[str]:

@@ -35,7 +35,7 @@ def prepare_alike(loaded: Sequence[Loaded], settings: TraceSettings) -> list[Pre
     """Prepare checkpoints with sizes and an engine that suit all of them.
 
     Raises:
-        InputError: fewer than two, or two of them are the same weights, or as `prepare`.
+        InputError: fewer than two, two of them are the same weights or have other losses, or as `prepare`.
     """
     if len(loaded) < 2:
         raise InputError("one checkpoint has nothing to be compared with; name two or more")
@@ -44,6 +44,12 @@ def prepare_alike(loaded: Sequence[Loaded], settings: TraceSettings) -> list[Pre
         if (twin := seen.get(one.weight_hash)) is not None:
             raise InputError(f"{twin} and {one.located.name} hold the same weights; name different checkpoints")
         seen[one.weight_hash] = one.located.name
+    first = loaded[0]
+    if other := next((one for one in loaded if one.loss != first.loss), None):
+        raise InputError(
+            f"{first.located.name} has a {first.loss} loss and {other.located.name} a {other.loss} one; compare "
+            "checkpoints of one kind"
+        )
     found = [prepare(one, settings) for one in loaded]
     engines = {one.engine.name for one in found}
     common = replace(

@@ -15,5 +15,5 @@ def training_facts(spec: TrainSpec, *, corpus: str, seeds: Iterable[int]) -> dic
         "num_parameters": size,
         "tokens_per_run": tokens,
         "tokens_per_parameter": tokens / size,
-        "seeds": sorted(set(seeds)),
+        "seeds": sorted({int(seed) for seed in seeds}),
     }

@@ -30,7 +30,7 @@ from est_analysis.experiments.along_training import (
 )
 from est_analysis.experiments.downstream import DownstreamSettings, measure_downstream
 from est_analysis.experiments.facts import training_facts
-from est_analysis.experiments.rate_sweep import RATES, Swept, try_rates
+from est_analysis.experiments.rate_sweep import FIRST_SEED, RATES, Swept, try_rates
 from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
@@ -104,7 +104,7 @@ _TEXT = Language(
     preset="grid",
     batch_size=16,
     seq_len=64,
-    rates={**{label: grid.BEST_RATE["gpt2"][label] for label in ("full", "est", "raptr")}, "dropout": 4e-3},
+    rates={**{label: grid.BEST_RATE["gpt2"][label] for label in ("full", "est", "raptr")}, "dropout": 8e-3},
 )
 # The filter forgets the state within about five symbols, so short windows cost little of what there is to learn.
 _HMM = Language(
@@ -112,7 +112,7 @@ _HMM = Language(
     preset="tiny",
     batch_size=64,
     seq_len=16,
-    rates={"full": 8e-3, "est": 4e-3, "dropout": 8e-3, "raptr": 4e-3},  # paper_figures/data/flatness_rates.csv
+    rates={"full": 4e-3, "est": 4e-3, "dropout": 8e-3, "raptr": 4e-3},  # paper_figures/data/flatness_rates.csv
 )
 _LONGER_HMM = replace(_HMM, rates={"full": 16e-3, "est": 4e-3})  # paper_figures/data/flatness_rates_report.csv
 _LONGER_TEXT = replace(_TEXT, rates={label: grid.BEST_RATE_LONGER["gpt2"][label] for label in ("full", "est")})
@@ -160,15 +160,15 @@ SCALES: dict[str, FlatnessScale] = {
     "rates": FlatnessScale(
         steps=600,
         languages={"text": _TEXT, "hmm": _HMM},
-        seeds=(100,),
+        seeds=(FIRST_SEED,),
         tried=RATES,
-        cost="the learning-rate sweep: three runs a contender with a rate of its own; nothing is measured of them",
+        cost="the learning-rate sweep, about ten minutes on two cores; nothing is measured of its runs",
     ),
     "quick": FlatnessScale(steps=600, languages={"text": _TEXT, "hmm": _HMM}, cost="about an hour on one core"),
     "report-rates": FlatnessScale(
         steps=2400,
         languages={"hmm": _LONGER_HMM},
-        seeds=(100,),
+        seeds=(FIRST_SEED,),
         variants=("full", "est"),
         tried=RATES,
         cost="the learning-rate sweep of the synthetic language for `report`, a quarter of an hour on two cores",
@@ -284,23 +284,24 @@ def _spec(
     )
 
 
-def run_entries(runs: Iterable[Entry], *, root: Path, workers: int) -> pd.DataFrame:
+def run_entries(runs: Iterable[Entry], *, root: Path, workers: int, diverging: bool = False) -> pd.DataFrame:
     """The rows of every run, with the contender as their method and the columns corpus (text or hmm) and lr.
 
     Args:
         runs: from `entries`.
         root: folder of all runs; those that are not finished there are trained.
         workers: processes at once; 0 runs them one after the other in this process.
+        diverging: as `Sweep` has it.
     """
     together: dict[tuple, list[Entry]] = {}  # a sweep has one text and measures one thing
     for entry in runs:
         together.setdefault((entry.language, entry.curvature), []).append(entry)
-    return pd.concat([_labelled(group, root, workers) for group in together.values()], ignore_index=True)
+    return pd.concat([_labelled(group, root, workers, diverging) for group in together.values()], ignore_index=True)
 
 
-def _labelled(runs: list[Entry], root: Path, workers: int) -> pd.DataFrame:
+def _labelled(runs: list[Entry], root: Path, workers: int, diverging: bool) -> pd.DataFrame:
     specs = [entry.spec for entry in runs]
-    rows = run_all(Sweep(specs=specs, root=root, workers=workers, after=runs[0].after))
+    rows = run_all(Sweep(specs=specs, root=root, workers=workers, after=runs[0].after, diverging=diverging))
     data = prepare_data(specs[0])
     names = [run_id(spec, data_hash=data.hash) for spec in specs]
     kept = [(name, run.label, run.language, run.spec.settings.lr) for name, run in zip(names, runs, strict=True)]
@@ -311,19 +312,21 @@ def _labelled(runs: list[Entry], root: Path, workers: int) -> pd.DataFrame:
 def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of every run, and what a report should know of how they were made."""
     scale = SCALES[request.scale]
-    scale = replace(scale, seeds=tuple(range(request.seeds))) if request.seeds else scale
+    if request.seeds:
+        first = FIRST_SEED if scale.tried else 0
+        scale = replace(scale, seeds=tuple(range(first, first + request.seeds)))
     runs = entries(scale, corpus=request.corpus)
-    corpora = ", ".join(dict.fromkeys(entry.spec.corpus for entry in runs))
-    facts = training_facts(runs[0].spec, corpus=corpora, seeds=(entry.spec.seed for entry in runs))
     request.say(f"flatness, {request.scale} scale: {len(runs)} runs of about {scale.steps} steps ({scale.cost})")
-    run = partial(run_entries, root=request.runs, workers=request.workers or 2)
-    return try_rates(runs, run, say=request.say, by=SWEPT) if scale.tried else run(runs), facts
+    run = partial(run_entries, root=request.runs, workers=request.workers or 2, diverging=bool(scale.tried))
+    rows = try_rates(runs, run, say=request.say, by=SWEPT) if scale.tried else run(runs)
+    corpora = ", ".join(dict.fromkeys(entry.spec.corpus for entry in runs))
+    return rows, training_facts(runs[0].spec, corpus=corpora, seeds=rows["seed"])
 
 
 STUDY = Study(
     name="flatness",
     description="Hessian and Fisher traces along training, group by group, at equal steps and at equal loss",
-    version=1,
+    version=2,  # rates of three seeds
     scales={name: scale.cost for name, scale in SCALES.items()},
     measure=measure,
 )

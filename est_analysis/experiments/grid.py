@@ -22,7 +22,7 @@ from est_analysis.experiments.grid_rates import (
     Rates,
     best_rate,
 )
-from est_analysis.experiments.rate_sweep import RATES, Swept, try_rates
+from est_analysis.experiments.rate_sweep import FIRST_SEED, RATES, Swept, try_rates
 from est_analysis.experiments.run import prepare_data
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request, Study
@@ -77,7 +77,7 @@ SCALES: dict[str, GridScale] = {
         families=("gpt2", "llama", "megatron-bert", "t5"),
         steps=600,
         seq_len=64,
-        seeds=(100,),
+        seeds=(FIRST_SEED,),
         rates=RATES,
         budgets=(0.5, 2.0),
         cost="the learning-rate sweep, about two hours on two cores",
@@ -93,20 +93,20 @@ SCALES: dict[str, GridScale] = {
         families=tuple(LONGER),
         steps=2400,
         seq_len=64,
-        seeds=(100,),
+        seeds=(FIRST_SEED,),
         rates=RATES,
         contenders=LONGER,
         cost="the learning-rate sweep for `report`, about an hour and a half on two cores",
     ),
     "report": GridScale(
-        families=tuple(LONGER),
+        families=tuple(BEST_RATE_LONGER),
         steps=2400,
         seq_len=64,
         best={1.0: BEST_RATE_LONGER, 0.5: BEST_RATE_AT[2.0]},
         contenders=LONGER,
         budgets=(0.5,),
         frontier=("full",),
-        cost="three quarters of an hour on two cores: GPT-2 and, of four methods, Llama for four times the steps",
+        cost="half an hour on two cores: GPT-2 for four times the steps, ten tokens a parameter",
     ),
 }
 
@@ -188,7 +188,7 @@ def labelled(rows: pd.DataFrame, names: Iterable[tuple[str, Entry]]) -> pd.DataF
     return rows.drop(columns="method").merge(labels, on="run_id", validate="many_to_one")
 
 
-def run_entries(runs: Sequence[Entry], *, root: Path, workers: int) -> pd.DataFrame:
+def run_entries(runs: Sequence[Entry], *, root: Path, workers: int, diverging: bool = False) -> pd.DataFrame:
     """The labelled rows of every run in `runs`; those that are not finished under `root` are trained.
 
     Args:
@@ -196,9 +196,10 @@ def run_entries(runs: Sequence[Entry], *, root: Path, workers: int) -> pd.DataFr
         root: folder of all runs.
         workers: processes at once; 0 runs them one after the other in this process, which knows methods that were
             registered in it.
+        diverging: as `Sweep` has it.
     """
     data = prepare_data(runs[0].spec)
-    rows = run_all(Sweep(specs=[entry.spec for entry in runs], root=root, workers=workers))
+    rows = run_all(Sweep(specs=[entry.spec for entry in runs], root=root, workers=workers, diverging=diverging))
     return labelled(rows, [(run_id(entry.spec, data_hash=data.hash), entry) for entry in runs])
 
 
@@ -212,14 +213,15 @@ def measure_entries(
     spec = next(entry.spec for entry in runs if entry.budget == 1)
     steps, workers = spec.settings.steps, request.workers or 2
     request.say(f"{name}, {request.scale} scale: {len(runs)} runs of about {steps} steps, {workers} at once")
-    run = partial(run_entries, root=request.runs, workers=workers)
+    run = partial(run_entries, root=request.runs, workers=workers, diverging=sweep)
     rows = try_rates(runs, run, say=request.say) if sweep else run(runs)
-    return rows, training_facts(spec, corpus=request.corpus, seeds=(entry.spec.seed for entry in runs))
+    return rows, training_facts(spec, corpus=request.corpus, seeds=rows["seed"])
 
 
 def seeded(scale: GridScale, seeds: int | None) -> GridScale:
-    """`scale` with the seeds 0, 1, ... of which there are `seeds`; with its own if that is not said."""
-    return replace(scale, seeds=tuple(range(seeds))) if seeds else scale
+    """`scale` with as many `seeds`, from 0 or, of a sweep, from its first one; with its own if that is not said."""
+    first = FIRST_SEED if scale.rates else 0
+    return replace(scale, seeds=tuple(range(first, first + seeds))) if seeds else scale
 
 
 def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -46,6 +46,7 @@ _LONGER_THOUSANDTHS: dict[str, float] = {
     "staged": 16,
 }
 BEST_RATE_LONGER: Rates = {"gpt2": {label: rate / 1000 for label, rate in _LONGER_THOUSANDTHS.items()}}
+# What `report-rates` sweeps: a family runs at `report` once it has rates of its own.
 LONGER: Mapping[str, tuple[str, ...]] = {"gpt2": tuple(_LONGER_THOUSANDTHS), "llama": ("full", "short", "est", "raptr")}
 
 

@@ -1,9 +1,10 @@
 """How a sweep finds the learning rate of each contender.
 
-A sweep tries `RATES` on seed 100, which the grid itself does not run. Where the best of them is the lowest or the
+A sweep tries `RATES` on seed 100, which no other scale runs. Where the best of them is the lowest or the
 highest, the next octave is tried too, as far as `LIMITS`. Then the two best are run on two seeds more, and all of
 `RATES` of the full model and the shorter one, which all others are judged by; the lowest mean counts. Rates that one
-seed orders another may order the other way, the more so at the edge of what can be trained.
+seed orders another may order the other way, the more so at the edge of what can be trained. A run whose loss is no
+number any more has an infinite one, and stops nothing.
 
 How the rule came about: at first one seed decided. When in a run of the grid one of the full model's three seeds failed
 at a rate beyond `RATES`, such rates had to hold on more seeds. When on the grid's own seeds the shorter full model did
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # it loads torch, which reports of sweeps do without
 
 RATES = (2e-3, 4e-3, 8e-3)
 LIMITS = (0.5e-3, 32e-3)
+FIRST_SEED = 100
 MORE_SEEDS = (101, 102)
 _CONTROLS = ("full", "short")
 GRID = ("family", "method", "budget")  # columns that tell the grid's contenders apart
@@ -143,7 +145,7 @@ def _on_the_first_seed(sweep: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple
 
 
 def best_rates(sweep: pd.DataFrame, *, by: Sequence[str] = GRID) -> dict[Swept, float]:
-    """Of the finalists the one with the least mean loss over all seeds of the sweep.
+    """Of the rates that most seeds ran at, which are the finalists, the one with the least mean loss.
 
     Args:
         sweep: as for `beyond`. One whose finalists have not run on more seeds is decided by its first.
@@ -151,8 +153,7 @@ def best_rates(sweep: pd.DataFrame, *, by: Sequence[str] = GRID) -> dict[Swept, 
     """
     runs = sweep.groupby([*by, "lr"])["validation_loss"].agg(["mean", "size"])
     best = {}
-    for name, rates in finalists(sweep, by=by).items():
-        most = max(runs["size"][(*name, rate)] for rate in rates)
-        several = [rate for rate in rates if runs["size"][(*name, rate)] == most]
-        best[name] = min(several, key=lambda rate, name=name: runs["mean"][(*name, rate)])
+    for name, rates in runs.groupby(list(by)):
+        losses = rates.loc[rates["size"] == rates["size"].max(), "mean"]
+        best[name] = float(losses.idxmin()[-1])
     return best

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from est_analysis.errors import InputError, unknown_name
-from est_analysis.experiments.rate_sweep import RATES
+from est_analysis.experiments.rate_sweep import FIRST_SEED, RATES
 from est_analysis.experiments.spec import TrainSpec
 from est_analysis.train.settings import Precision, Settings
 
@@ -99,7 +99,7 @@ class Recipe:
         count = scale.seeds if seeds is None else seeds
         if count < 1:
             raise InputError(f"seeds={count} must be at least 1")
-        chosen = range(100, 100 + count) if scale.tried else range(count)
+        chosen = range(FIRST_SEED, FIRST_SEED + count) if scale.tried else range(count)
         return [
             TrainSpec(
                 preset=scale.preset,

@@ -39,7 +39,8 @@ def measure(recipe: Recipe, request: Request) -> tuple[pd.DataFrame, dict[str, A
     if not scale.tried:
         return run_all(sweep), facts
     trials = [Trial(spec) for spec in specs]
-    return try_rates(trials, partial(_run, replace(sweep, after=())), say=request.say, by=("method",)), facts
+    rows = try_rates(trials, partial(_run, replace(sweep, after=(), diverging=True)), say=request.say, by=("method",))
+    return rows, facts | {"seeds": sorted({int(seed) for seed in rows["seed"]})}
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,18 @@ def _check_same(folder: Path, spec: TrainSpec, run_id: str) -> None:
         write_atomically(path, json.dumps({"run_id": run_id, "spec": spec.fields()}, indent=1))
 
 
+def _read_rows(path: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"'{path}' is damaged ({reason}); remove the folder to run it again") from error
+    keys = ["run_id", "seed", "step", "metric"]
+    if not {*keys, "value"} <= set(rows.columns) or rows.empty or rows[keys].isna().any(axis=None):
+        raise InputError(f"'{path}' is damaged: its rows are cut short; remove the folder to run it again")
+    return rows
+
+
 def collect(folders: Iterable[Path]) -> pd.DataFrame:
     """The rows of several runs in one tidy frame, with the columns `method` and `schedule` of their specs.
 
@@ -152,8 +164,10 @@ def collect(folders: Iterable[Path]) -> pd.DataFrame:
         if not (folder / "spec.json").exists():
             raise InputError(f"{folder} holds no run; give a folder that `est train` or `est run` wrote")
         _, spec = _read_spec(folder / "spec.json")
+        if not {"method", "schedule"} <= spec.keys() or not (folder / "rows.csv").exists():
+            raise InputError(f"the run in {folder} is damaged; remove the folder to run it again")
         for path in sorted(folder.glob("*.csv")):
-            rows = pd.read_csv(path)
+            rows = _read_rows(path)
             schedule = spec["schedule"] or find_method(spec["method"]).default_schedule
             frames.append(rows.assign(method=spec["method"], schedule=schedule))
     columns = ["run_id", "method", "schedule", "seed", "step", "metric", "value"]

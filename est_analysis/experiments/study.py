@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from est_analysis.errors import unknown_name
+from est_analysis.errors import InputError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,10 @@ class Study:
         """Measure, after checking the scale.
 
         Raises:
-            InputError: this study has no such scale.
+            InputError: this study has no such scale, or the number of workers is negative.
         """
         if request.scale not in self.scales:
             raise unknown_name("scale", request.scale, self.scales)
+        if request.workers < 0:
+            raise InputError(f"workers={request.workers} must be 1 or more, or 0 for the recipe's own number")
         return self.measure(request)

@@ -11,11 +11,12 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from est_analysis.errors import Diverged
 from est_analysis.experiments.afterwards import Afterwards
 from est_analysis.experiments.pool import run_in_pool
 from est_analysis.experiments.run import prepare_data, run
 from est_analysis.experiments.spec import TrainSpec, run_id
-from est_analysis.experiments.store import collect
+from est_analysis.experiments.store import collect, finished
 from est_analysis.train.settings import Execution
 
 _LINE_SECONDS = 30.0  # between plain progress lines where there is no terminal
@@ -29,6 +30,7 @@ class Sweep:
         specs: the runs.
         after: each measures something of every finished run; importable by name.
         device: where they run.
+        diverging: whether a run may lose its loss: its row is an infinite one, where otherwise all runs would stop.
         root: folder of all runs.
         workers: processes at once, each with an equal share of the CPUs; 0 stays in this process and its threads.
     """
@@ -38,6 +40,7 @@ class Sweep:
     workers: int
     device: str = "cpu"
     after: Sequence[Afterwards] = ()
+    diverging: bool = False
 
     @property
     def execution(self) -> Execution:
@@ -63,11 +66,25 @@ def run_all(sweep: Sweep) -> pd.DataFrame:
             for one in arguments:
                 _run_one(*one)
                 show()
-    return collect(sweep.root / name for name in names)
+    diverged = [spec for spec, name in zip(sweep.specs, names, strict=True) if not finished(sweep.root / name)]
+    rows = collect(sweep.root / name for name in names if finished(sweep.root / name))
+    return pd.concat([rows, *(_infinite(spec, data.hash) for spec in diverged)], ignore_index=True)
+
+
+def _infinite(spec: TrainSpec, data_hash: str) -> pd.DataFrame:
+    """The row of a run that diverged."""
+    row = {"run_id": run_id(spec, data_hash=data_hash), "method": spec.method, "schedule": spec.schedule}
+    row |= {"seed": spec.seed, "step": spec.settings.steps, "metric": "validation_loss", "value": float("inf")}
+    return pd.DataFrame([row])
 
 
 def _run_one(spec: TrainSpec, sweep: Sweep) -> None:
-    result = run(spec, sweep.execution, root=sweep.root)
+    try:
+        result = run(spec, sweep.execution, root=sweep.root)
+    except Diverged:
+        if sweep.diverging:
+            return
+        raise
     for measure in sweep.after:
         measure(spec, result)
 

@@ -92,5 +92,7 @@ def build_method(
         if option not in known:
             there = f"its options are {', '.join(known)}" if known else "it has none"
             raise InputError(f"unknown option '{option}' of method {name}; {there}")
+        if isinstance(known[option], bool) and not isinstance(chosen[option], bool):
+            raise InputError(f"{option}={chosen[option]!r} must be true or false")
     plan = find_schedule(schedule or kind.default_schedule).rescaled(total_steps)
     return kind(shape=shape, schedule=plan, seed=seed, **chosen).check()

@@ -46,8 +46,6 @@ class PLD(Method):
             raise InputError(f"gamma_steps={self.gamma_steps} must be a number above 0; the paper's rule is 100")
         if self.theta is not None and not (_is_number(self.theta) and 0 < self.theta <= 1):
             raise InputError(f"theta={self.theta} must be a number above 0 and at most 1; the paper's is 0.5")
-        if not isinstance(self.deepspeed_compat, bool):
-            raise InputError(f"deepspeed_compat={self.deepspeed_compat!r} must be true or false")
 
     def mask(self, step: int) -> SubnetMask | None:
         """Independent gates at this step's rates, kept layers scaled by 1/p_i; None while no layer can be dropped."""

@@ -33,10 +33,11 @@ _LOOKS = {
     "est/unscaled": {"colour": "#009E73", "marker": "P", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
 }
 _RATIOS = {
-    "EST: attention and MLP": ("est", GROUPS["attention and MLP"]),
-    "EST: embeddings": ("est", GROUPS["embeddings"]),
-    "EST: Fisher trace": ("est", ("fisher_trace",)),
-    "EST: scale-invariant": ("est", ("scale_invariant",)),
+    "EST: attention and MLP": ("est", GROUPS["attention and MLP"], "full"),
+    "EST: embeddings": ("est", GROUPS["embeddings"], "full"),
+    "EST: Fisher trace": ("est", ("fisher_trace",), "full"),
+    "EST: scale-invariant": ("est", ("scale_invariant",), "full"),
+    "EST: one rate": ("est", GROUPS["whole model"], "full/est-rate"),
 }
 # EST's end against full models that were trained to their own end, in half and in all the steps.
 _BOTH_DECAYED = {
@@ -89,7 +90,7 @@ def _at_loss(run: pd.DataFrame, level: float, values: np.ndarray) -> float:
     return float(np.interp(level, losses[[at + 1, at]], values[[at + 1, at]]))
 
 
-def _pairs(measured: pd.DataFrame, method: str, baseline: str = "full"):
+def _pairs(measured: pd.DataFrame, method: str, baseline: str):
     """(corpus, seed, run of `method`, run of `baseline`) of each pair, in the order of steps."""
     for (corpus, seed), runs in measured.sort_values("step").groupby(["corpus", "seed"]):
         ours, theirs = (runs[runs["method"] == name] for name in (method, baseline))
@@ -100,19 +101,19 @@ def _pairs(measured: pd.DataFrame, method: str, baseline: str = "full"):
 def summarise_flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """Log of every method's trace over the full model's at equal loss, and of parts of EST's.
 
-    The run that ended lower is read where it last passed the other's final loss; in the last two rows full models are
-    read between the ends of their runs of half and of all the steps.
+    The run that ended lower is read where it last passed the other's final loss; where both have decayed full models
+    are read between the ends of their runs of half and of all the steps.
 
     Returns:
-        Columns label, method, corpus, seed and value. What cannot be read of some seed, as its trace is lost in noise,
-        is left out for all: means over the others would be of seeds that were chosen.
+        Columns label, method, corpus, seed and value. What cannot be read of some seed, as its trace is lost in noise
+        or the losses never meet, is left out for all: means over the others would be of seeds that were chosen.
     """
     whole = summarise_flatness(frame)
     methods = [name for name in in_order(whole["method"]) if name != "full"]
-    asked = {variant_look(name).label: (name, GROUPS["whole model"]) for name in methods} | _RATIOS
+    asked = {variant_look(name).label: (name, GROUPS["whole model"], "full") for name in methods} | _RATIOS
     rows = []
-    for label, (method, metrics) in asked.items():
-        for corpus, seed, ours, theirs in _pairs(_measured(frame, metrics), method):
+    for label, (method, metrics, baseline) in asked.items():
+        for corpus, seed, ours, theirs in _pairs(_measured(frame, metrics), method, baseline):
             level = max(ours["loss"].iloc[-1], theirs["loss"].iloc[-1])
             with np.errstate(invalid="ignore", divide="ignore"):
                 read = [_at_loss(run, level, np.log(run["value"].to_numpy())) for run in (ours, theirs)]
@@ -153,7 +154,7 @@ def summarise_table_5(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for part in _PARTS:
-        for corpus, seed, ours, theirs in _pairs(_measured(frame, (f"hessian_trace_{part}",)), "est"):
+        for corpus, seed, ours, theirs in _pairs(_measured(frame, (f"hessian_trace_{part}",)), "est", "full"):
             level = max(ours["loss"].iloc[-1], theirs["loss"].iloc[-1])
             for method, run in (("full", theirs), ("est", ours)):
                 rows.append((corpus, method, part, seed, _at_loss(run, level, run["value"].to_numpy()), level))
@@ -237,6 +238,8 @@ def flatness_ratios(frames: Sequence[pd.DataFrame], published: Mapping[str, floa
         for frame, ratios in zip(frames, every, strict=True)
         if corpus in set(ratios["corpus"])
     }
+    if not panels:
+        raise ValueError("no trace can be read at equal loss")
     with style():
         figure = Figure(figsize=(2.6 + 3.3 * len(panels), 1.1 + 0.32 * len(labels)), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -301,6 +304,8 @@ def table_5(frame: pd.DataFrame, published: Mapping[str, float] | None = None) -
         published: the traces of Table 5, `full` and `est`.
     """
     table = summarise_table_5(frame)
+    if table.empty:
+        raise ValueError("no trace can be read at equal loss")
     corpora = [name for name in CORPORA if name in set(table["corpus"])]
     count = len(corpora) + bool(published)
     with style():

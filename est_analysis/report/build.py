@@ -14,7 +14,8 @@ from est_analysis import plots
 from est_analysis.claims import CLAIMS, check_frame, judge
 from est_analysis.errors import InputError
 
-from .layouts import TEXT, Illustration, find_layout
+from .layouts import SWEEP, TEXT, Illustration, find_layout
+from .rates import sweep_losses
 from .tables import claims_table, effect_text
 
 ILLUSTRATIONS = TEXT.illustrations
@@ -34,7 +35,8 @@ def build_report(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path |
         folder: where to; made when it is not there. Files of the same names are replaced.
 
     Returns:
-        The path of `report.html`. Beside it lie `report.md`, `rows.csv`, `claims.csv` and `figures/`.
+        The path of `report.html`. Beside it lie `report.md`, `rows.csv`, `claims.csv` and `figures/`; of a sweep of
+        learning rates also `rates.csv`, one row a run, in the form that `est figures` reads.
 
     Raises:
         InputError: the frame is empty or not tidy, the context has no scale, or the folder cannot be written.
@@ -76,6 +78,8 @@ def _write(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path) -> Non
     rows = frame.sort_values(["method", "seed", "run_id", "metric", "step"], kind="stable")
     rows.to_csv(folder / "rows.csv", index=False)
     claims_table(claims, verdicts).to_csv(folder / "claims.csv", index=False)
+    if layout is SWEEP:
+        sweep_losses(frame).to_csv(folder / "rates.csv", index=False)
     for name in ("report.md", "report.html"):
         (folder / name).write_text(_templates().get_template(f"{name}.j2").render(page), encoding="utf-8")
 

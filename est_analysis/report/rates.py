@@ -21,6 +21,15 @@ def _keys(frame: pd.DataFrame) -> list[str]:
     return [key for key in _KEYS if key in frame.columns and (key == "method" or frame[key].nunique() > 1)]
 
 
+def sweep_losses(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a run: what it is, its learning rate and its last validation loss."""
+    if not _has_losses(frame):
+        return pd.DataFrame()
+    keys = [key for key in _KEYS if key in frame.columns]
+    losses = final_losses(frame).rename(columns={"step": "steps"})
+    return losses[["run_id", *keys, "lr", "seed", "steps", "validation_loss"]].sort_values([*keys, "lr", "seed"])
+
+
 def rates_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for everything swept: its best learning rate, and at each the mean final loss and how many seeds."""
     if not _has_losses(frame):

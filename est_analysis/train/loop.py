@@ -20,7 +20,7 @@ from torch import Tensor
 
 from est_analysis.data.batches import Batch
 from est_analysis.data.objective import ObjectiveBatches
-from est_analysis.errors import InputError
+from est_analysis.errors import Diverged, InputError
 from est_analysis.methods import Enlargement, Method
 from est_analysis.models.families import build_model
 from est_analysis.models.language_model import LanguageModel
@@ -266,7 +266,7 @@ class _Trainer:
             return
         saved = [earlier for earlier in self.job.checkpoints.resumable() if earlier < weights_of]
         good = f"; last good checkpoint: {self.job.checkpoints.path(saved[-1])}" if saved else ""
-        raise InputError(f"the {name} is {loss} at step {step}{good}; lower lr={self.settings.lr:g} or clip")
+        raise Diverged(f"the {name} is {loss} at step {step}{good}; lower lr={self.settings.lr:g} or clip")
 
     def _log(self) -> None:
         self._collect()

@@ -109,5 +109,7 @@ class Execution:
             kind = torch.device(self.device).type
         except RuntimeError as error:
             raise InputError(f"unknown device '{self.device}'; use cpu, cuda or cuda:NUMBER") from error
+        if kind not in ("cpu", "cuda"):
+            raise InputError(f"device '{self.device}' is not supported; use cpu, cuda or cuda:NUMBER")
         if kind == "cuda" and not torch.cuda.is_available():
             raise InputError(f"device '{self.device}': torch sees no CUDA device here; use cpu")

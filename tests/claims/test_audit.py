@@ -143,3 +143,21 @@ def _moved(value):
 def test_what_is_missing_is_named():
     with pytest.raises(InputError, match=r"no published 'wall clock time \(hours\)' of 'Original' in '2'; add it"):
         audit(Book(entries=(Entry(table="2", row="EST", column="speed-up", value="1.22x"),)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(b"\xff\xfe", "is not text; restore it"), (b"EST,2,EST\n", "rows that are cut short; restore it")],
+)
+def test_a_damaged_file_is_one_line(tmp_path, text, message):
+    whole = (Path(__file__).parents[2] / "paper_figures" / "data" / "published.csv").read_bytes()
+    path = tmp_path / "published.csv"
+    path.write_bytes(whole + text)
+    with pytest.raises(InputError, match=message):
+        read_book(path)
+
+
+def test_step_times_that_are_missing_are_named(book):
+    rest = tuple(entry for entry in book.entries if entry.table != "8")
+    with pytest.raises(InputError, match="no step times in the published table '8'"):
+        audit(Book(entries=rest))

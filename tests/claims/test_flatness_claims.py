@@ -135,9 +135,13 @@ def test_slopes_at_a_constant_rate():
 
 
 def test_where_both_have_one_rate_the_baseline_is_the_full_model():
-    frame = flatness_frame()
-    frame = frame[frame["method"] != "full/est-rate"]
-    assert verdict("est.flatness.same-rate.text", frame).verdict == "supported"
+    frame = flatness_frame(effects={"full/half": (0.1, 0.1, 0.1)})
+    frame = frame[~frame["method"].isin(["full/est-rate", "full/est-rate-half"])]
+    for corpus in ("text", "hmm"):  # of hmm the least possible loss is known too
+        assert verdict(f"est.flatness.same-rate.{corpus}", frame).verdict == "supported"
+        for own, at_one_rate in (("smaller-trace", "same-rate"), ("both-decayed", "same-decay")):
+            effects = [verdict(f"est.flatness.{name}.{corpus}", frame).effect for name in (own, at_one_rate)]
+            assert effects[0] == effects[1] is not None
     frame.loc[frame["method"] == "full", "lr"] = 8e-3
     assert "no run of method 'full/est-rate'" in verdict("est.flatness.same-rate.text", frame).detail
 

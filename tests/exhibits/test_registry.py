@@ -75,6 +75,16 @@ def test_rows_of_another_recipe_are_one_line(make_frame, tmp_path):
             make(EXHIBITS[name], DataFolder(tmp_path), tmp_path)
 
 
+@pytest.mark.parametrize("end", ["\nest-1,est,0.0", "\n\udcff\udcfe"], ids=["cut", "binary"])
+def test_a_damaged_sweep_is_one_line_with_the_fix(tmp_path, end):
+    whole = (FOLDER / "data" / "learning_rates.csv").read_text().rstrip()
+    (tmp_path / "learning_rates.csv").write_text(whole + end, errors="surrogateescape")
+    with pytest.raises(
+        InputError, match=r"learning_rates.csv' cannot be used: .*est run reproduce --scale rates.*rates.csv"
+    ):
+        make(EXHIBITS["learning-rates"], DataFolder(tmp_path), tmp_path)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write est-table6 into"):

@@ -83,3 +83,9 @@ def test_a_sweep_goes_on_beside_its_best(shared, tmp_path):
     assert set(frame["lr"]) == {*RATES, 16e-3, 32e-3}, "the more, the lower the loss after one step"
     again = frame[frame["seed"] != 100]
     assert (set(again["lr"]), set(again["seed"])) == ({*RATES, 16e-3, 32e-3}, set(MORE_SEEDS))
+
+
+def test_seeds_that_are_asked_for_are_never_those_of_a_sweep():
+    assert grid.seeded(QUICK, 2).seeds == (0, 1)
+    assert grid.seeded(grid.SCALES["rates"], 2).seeds == (100, 101)
+    assert grid.seeded(QUICK, None).seeds == QUICK.seeds

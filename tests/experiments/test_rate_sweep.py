@@ -83,3 +83,15 @@ def test_a_sweep_of_flatness_runs_the_octaves_first_and_then_the_best_on_more_se
     assert len(said) == 4
     assert said[-1] == "best learning rate of hmm est: 0.008"
     assert best_rates(final_losses(rows), by=flatness.SWEPT) == {("hmm", "est"): 8e-3}
+
+
+def test_the_best_is_of_all_rates_that_most_seeds_ran_at():
+    """More seeds than the rule asks for: 2e-3 is the third on the first seed and the best of all."""
+    seeds = [_sweep(r2=3.0, r4=2.0, r8=2.5), *(_sweep(r2=1.0, r4=2.0, r8=2.5).assign(seed=seed) for seed in MORE_SEEDS)]
+    assert best_rates(pd.concat(seeds)) == {NAME: 2e-3}
+
+
+def test_a_diverged_run_is_no_best_and_ends_the_octaves():
+    sweep = _sweep(r2=3.0, r4=2.0, r8=1.0, r16=float("inf"))
+    assert beyond(sweep) == {}
+    assert best_rates(sweep) == {NAME: 8e-3}

@@ -170,3 +170,22 @@ def test_collect(tmp_path, spec, changed):
     assert list(collect([]).columns) == list(frame.columns)
     with pytest.raises(InputError, match="none holds no run"):
         collect([tmp_path / "none"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"\xff\xfe\x00", b"run_id,seed,step,metric,value\n", b"run_id,seed,step\nest-1,0,2\n",
+     b"run_id,seed,step,metric,value\nest-1,0,2,train_loss,1.0\nest-1,0\n"],
+    ids=["empty", "binary", "no rows", "no values", "cut short"],
+)  # fmt: skip
+def test_damaged_rows(tmp_path, spec, text):
+    opened(tmp_path, spec)
+    (tmp_path / "rows.csv").write_bytes(text)
+    with pytest.raises(InputError, match=r"rows\.csv' is damaged[^\n]*; remove the folder to run it again$"):
+        collect([tmp_path])
+
+
+def test_a_run_without_rows(tmp_path, spec):
+    opened(tmp_path, spec)
+    with pytest.raises(InputError, match=r"is damaged; remove the folder to run it again$"):
+        collect([tmp_path])

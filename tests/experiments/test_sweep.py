@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from est_analysis.errors import InputError
+from est_analysis.errors import Diverged, InputError
 from est_analysis.experiments import pool, reproduce
 from est_analysis.experiments import sweep as module
 from est_analysis.experiments.final_trace import measure_trace
@@ -135,6 +135,24 @@ def test_a_worker_that_began_after_its_parent_was_killed_ends_too():
     worker.start()
     worker.join(10)
     assert worker.exitcode == -signal.SIGTERM, "it waits for ever"
+
+
+def diverges(spec, execution, *, root):
+    if spec.seed == 1:
+        raise Diverged("the loss is nan at step 3; lower lr=0.5 or clip")
+    return run(spec, execution, root=root)
+
+
+def test_a_run_that_diverges_stops_all_but_a_sweep_of_rates(spec, changed, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "run", diverges)
+    sweep = Sweep(specs=[changed(spec, seed=seed) for seed in (0, 1)], root=tmp_path, workers=0)
+    with pytest.raises(InputError, match="the loss is nan"):
+        run_all(sweep)
+    losses = (
+        run_all(replace(sweep, diverging=True)).query("metric == 'validation_loss'").groupby("seed")["value"].last()
+    )
+    assert 0 < losses[0] < 10
+    assert losses[1] == float("inf")
 
 
 @pytest.mark.parametrize(("cpus", "workers", "threads"), [(8, 2, 4), (2, 2, 1), (1, 4, 1), (2, 0, 0)])

@@ -277,3 +277,8 @@ def test_different_tokenizers_are_not_paired(loaded, folder, settings):
     assert not compared.paired
     errors = [one.stderr for one in compared.estimates]
     assert compared.comparisons[0].difference_stderr == pytest.approx(np.hypot(*errors))
+
+
+def test_losses_of_another_kind_are_refused(two, settings):
+    with pytest.raises(InputError, match=r"has a causal loss and .* a masked one; compare checkpoints of one kind"):
+        prepare_alike([two[0], replace(two[1], loss="masked")], settings)

@@ -42,6 +42,7 @@ def test_every_checkpoint_with_its_loss_and_sums_of_groups():
         ("EST: attention and MLP", "sampled-blocks"),
         ("EST: Fisher trace", "fisher"),
         ("EST: scale-invariant", "scale-invariant"),
+        ("EST: one rate", "same-rate"),
     ],
 )
 @pytest.mark.parametrize("corpus", ["text", "hmm"])

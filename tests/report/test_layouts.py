@@ -5,6 +5,7 @@ from runpy import run_path
 import pandas as pd
 import pytest
 
+from est_analysis import plots
 from est_analysis.claims import CLAIMS
 from est_analysis.report import build_report
 from est_analysis.report.grid import grid_table
@@ -178,6 +179,9 @@ def sweep_frame():
 def test_a_sweep_reports_its_rates_and_judges_nothing(tmp_path):
     page = build_report(sweep_frame(), {"scale": "report-rates", "recipe": "flatness"}, tmp_path)
     assert pd.read_csv(tmp_path / "claims.csv").empty
+    drawn = plots.learning_rates(pd.read_csv(tmp_path / "rates.csv"))  # what `est figures` does with it
+    best = {line.get_gid(): line.get_xdata().tolist() for line in drawn.axes[0].lines}
+    assert (best["best:full"], best["best:est"]) == ([8e-3], [4e-3])
     text = html.unescape(page.read_text())
     assert "Best learning rates: EST 0.004, full model 0.008." in text
     assert "Claims</h2>" not in text
