@@ -102,6 +102,7 @@ def _studies(chosen: Sequence["Exhibit"], scale: str) -> list["Study"]:
     Raises:
         InputError: there are none, or one has no such scale.
     """
+    from est_analysis.claims.evidence import SCALES
     from est_analysis.exhibits.data import command, is_recipe
     from est_analysis.experiments.studies import find_study
 
@@ -113,8 +114,9 @@ def _studies(chosen: Sequence["Exhibit"], scale: str) -> list["Study"]:
         rest = f"what it shows is measured by {by_hand}" if sources else "it needs no measured rows"
         raise InputError(f"no recipe is behind {names}; {rest}: leave --remeasure away")
     for study in studies:
-        if scale not in study.scales:
-            raise unknown_name(f"scale of {study.name}", scale, study.scales)
+        known = [name for name in study.scales if name in SCALES]
+        if scale not in known:
+            raise unknown_name(f"scale of {study.name}", scale, known)
     return studies
 
 

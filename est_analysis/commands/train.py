@@ -29,8 +29,8 @@ def train(
     preset: Annotated[
         str,
         typer.Option(
-            help="tiny (200k parameters), mini (3M); gpt2: small (20M), gpt2 (124M); llama: tinyllama (1.1B); "
-            "bert: bert-base, bert-large; t5: t5-v1.1-small."
+            help="tiny (200k parameters), mini (3M), grid (of 'est run grid'); gpt2: small (20M), gpt2 (124M); "
+            "llama: tinyllama (1.1B); bert: bert-base, bert-large; t5: t5-v1.1-small."
         ),
     ] = "tiny",
     corpus: Corpus = "python",

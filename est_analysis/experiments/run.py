@@ -132,6 +132,8 @@ def _train(
         train(job, _on_this_device(execution), ranks)
         if ranks.main:
             mark_finished(folder, {"run_id": name, "steps": settings.steps, "checkpoint": str(final.name)})
+    elif not (final / "config.json").is_file() or not any(final.glob("*.safetensors")):
+        raise InputError(f"{final} of this finished run is gone or incomplete; remove {folder} to run it again")
     auto_class = find_family(spec.family).conversion.auto_class
     return FinishedRun(
         run_id=name,

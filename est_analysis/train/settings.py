@@ -1,5 +1,6 @@
 """How a run is trained (`Settings`, part of its identity) and how it is carried out (`Execution`, not part of it)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -67,13 +68,13 @@ class Settings:
         for name in ("steps", "accumulation", "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
-        if not self.lr > 0:
-            raise InputError(f"lr={self.lr:g} must be above 0")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"lr={self.lr:g} must be above 0 and finite")
         if not 0 <= self.warmup < self.steps:
             raise InputError(f"warmup={self.warmup} must be at least 0 and shorter than the {self.steps} steps")
         for name in ("rewarm", "weight_decay", "embedding_decay", "clip", "keep_every"):
-            if getattr(self, name) is not None and not getattr(self, name) >= 0:
-                raise InputError(f"{name}={getattr(self, name):g} must be at least 0")
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name):g} must be at least 0 and finite")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas={self.betas} must each be at least 0 and below 1")
         check_choice("decay", self.decay, Decay)

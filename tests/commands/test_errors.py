@@ -92,6 +92,8 @@ OTHERS = [
     ),
     ("run reproduce --scale smoke --seeds 0", "seeds=0 must be at least 1"),
     ("run reproduce --scale smoke --workers -1", "workers=-1 must be 1 or more, or 0 for the recipe's own number"),
+    ("train --lr inf", "lr=inf must be above 0 and finite"),
+    ("train --weight-decay inf", "weight_decay=inf must be at least 0 and finite"),
     ("train --device mps", "device 'mps' is not supported; use cpu, cuda or cuda:NUMBER"),
     ("train --method est --option normalise=maybe", "normalise='maybe' must be true or false"),
     ("reproduce --scale smoke --seeds -1", "seeds=-1 must be at least 1"),

@@ -111,3 +111,11 @@ def test_text_too_short(spec, quiet, changed, tmp_path, size, message):
     (tmp_path / "short.txt").write_text("a b\n" * (size // 4))
     with pytest.raises(InputError, match=message):
         run(changed(spec, corpus=str(tmp_path / "short.txt")), quiet, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("gone", ["config.json", "model.safetensors"])
+def test_a_finished_run_whose_checkpoint_is_gone_says_so(spec, quiet, tmp_path, gone):
+    result = run(spec, quiet, root=tmp_path)
+    (result.checkpoint / gone).unlink()
+    with pytest.raises(InputError, match=r"of this finished run is gone or incomplete; remove .* to run it again"):
+        run(spec, quiet, root=tmp_path)
