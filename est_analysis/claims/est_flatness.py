@@ -11,7 +11,7 @@ version 1 and the longer ones were known, and changed no region. One rule came l
 makes a claim untested only where it is read, since that of `est/unscaled` after 80 steps was lost in noise (-118 +- 93)
 and no claim reads it. Probes and text are the same for every run: noise that they share cancels in a ratio at one step,
 but no interval holds what is left of it. (A trace stops at 96 pairs; on the synthetic language that leaves some a
-relative error of 13 to 29 %, and one of the longer runs one of 170 in a trace near 150.)
+relative error of 13 to 29 %, and one of the longer runs a standard error of 170 where others' traces are near 150.)
 Table 5 names no estimator, number of samples or text.
 """
 

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .flatness import CORPORA
 from .style import FAMILY_STYLES, MethodStyle, in_order, method_style, style
 
 _TOGETHER = 4  # methods that one panel holds
@@ -14,8 +15,8 @@ _COLUMNS = 4
 _LINES = {
     "family": FAMILY_STYLES,
     "corpus": {
-        "text": MethodStyle(label="Python source", colour="#000000", marker="o", linestyle="-"),
-        "hmm": MethodStyle(label="hidden Markov model", colour="#0072B2", marker="s", linestyle="--"),
+        "text": MethodStyle(label=CORPORA["text"], colour="#000000", marker="o", linestyle="-"),
+        "hmm": MethodStyle(label=CORPORA["hmm"], colour="#0072B2", marker="s", linestyle="--"),
     },
 }
 _LOSS = "final validation loss (nats per token)"

@@ -19,11 +19,12 @@ def reproduce(est, shared):
     return lambda *more: est("run", "reproduce", *fixed, *more)
 
 
-def test_smoke_from_nothing_and_again(reproduce, tmp_path):
+def test_smoke_from_nothing_and_again(reproduce, tmp_path, shared):
     first = reproduce("--json")
     assert first.code == 0, first.err
     record = json.loads(first.out)
     assert (record["scale"], record["recipe"], record["seeds"]) == ("smoke", "reproduce", [0])
+    assert record["command"] == f"est run reproduce --scale smoke --corpus {shared / 'text.txt'}"
     assert [claim["id"] for claim in record["claims"]] == [
         name for name, claim in CLAIMS.items() if claim.recipe == "reproduce"
     ]
