@@ -47,7 +47,8 @@ _LONGER_THOUSANDTHS: dict[str, float] = {
 }
 BEST_RATE_LONGER: Rates = {"gpt2": {label: rate / 1000 for label, rate in _LONGER_THOUSANDTHS.items()}}
 # What `report-rates` sweeps: a family runs at `report` once it has rates of its own.
-LONGER: Mapping[str, tuple[str, ...]] = {"gpt2": tuple(_LONGER_THOUSANDTHS), "llama": ("full", "short", "est", "raptr")}
+_FEW = ("full", "short", "est", "raptr")
+LONGER: Mapping[str, tuple[str, ...]] = {"gpt2": tuple(_LONGER_THOUSANDTHS), "llama": _FEW, "megatron-bert": _FEW}
 
 
 def best_rate(family: str, label: str, rates: Rates = BEST_RATE) -> float:
