@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -20,8 +20,9 @@ from est_analysis.commands.trace import merge, trace
 from est_analysis.commands.train import train
 from est_analysis.errors import InputError
 
+_UsageError = typer.BadParameter.__base__  # typer's name for it is private: an option or argument it cannot take
+
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Progressive subnetwork training (EST, RaPTr): train, measure, reproduce.",
@@ -56,12 +57,21 @@ def _root(
 
 def main() -> None:
     """Run the command that was typed."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
-        app()
+        sys.exit(app(prog_name="est", standalone_mode=False))
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun one of the ranks speaks
-            print(f"est: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except _UsageError as error:
+        place = error.ctx.command_path if error.ctx else "est"
+        _refuse(f"{error.format_message().rstrip('.')} (see '{place} --help')")
+
+
+def _refuse(line: str) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one of the ranks speaks
+        print(f"est: {line}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.table import Table
 
 from est_analysis.commands.options import Corpus, Json, Runs
 from est_analysis.commands.verdicts import Line, print_verdicts
-from est_analysis.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # As in `experiments.studies`, which loads torch: too slow for --help.
 _RECIPES = (
@@ -79,11 +81,11 @@ def _reproduce(
     from est_analysis.experiments.store import environment
     from est_analysis.experiments.studies import find_study
     from est_analysis.experiments.study import Request
-    from est_analysis.report.build import build_report
+    from est_analysis.report.build import build_report, check_folder
+    from est_analysis.report.layouts import SWEEP, find_layout
 
     study, console = find_study(name), Console(stderr=True, quiet=as_json)
-    if seeds is not None and seeds < 1:
-        raise InputError(f"seeds={seeds} must be at least 1")
+    check_folder(out)
     start = time.monotonic()
     request = Request(
         scale=scale, corpus=corpus, seeds=seeds, runs=runs, workers=workers,
@@ -100,10 +102,22 @@ def _reproduce(
         "command": command,
     }
     page = build_report(frame, context, out)
-    _print_verdicts(page, context, as_json=as_json)
+    swept = _swept(frame) if find_layout(study.name, scale) is SWEEP else {}
+    _print_verdicts(page, context, swept, as_json=as_json)
 
 
-def _print_verdicts(page: Path, context: dict, *, as_json: bool) -> None:
+def _swept(frame: "pd.DataFrame") -> dict[str, Any]:
+    """What a sweep of learning rates found, as JSON values."""
+    from est_analysis.experiments.rate_sweep import best_rates
+    from est_analysis.report.rates import sweep_keys, sweep_losses
+
+    losses = sweep_losses(frame)
+    keys = sweep_keys(losses)
+    best = [dict(zip(keys, name, strict=True)) | {"lr": rate} for name, rate in best_rates(losses, by=keys).items()]
+    return {"best_rates": best, "rates": json.loads(losses.to_json(orient="records"))}
+
+
+def _print_verdicts(page: Path, context: dict, swept: dict[str, Any], *, as_json: bool) -> None:
     import pandas as pd
 
     from est_analysis.claims import Verdict
@@ -111,7 +125,7 @@ def _print_verdicts(page: Path, context: dict, *, as_json: bool) -> None:
     claims = pd.read_csv(page.parent / "claims.csv").fillna({"unit": "", "detail": ""})
     if as_json:
         verdicts = json.loads(claims.to_json(orient="records"))
-        print(json.dumps({"report": str(page), **context, "claims": verdicts}, indent=1))
+        print(json.dumps({"report": str(page), **context, **swept, "claims": verdicts}, indent=1))
         return
     lines = []
     for row in claims.itertuples():

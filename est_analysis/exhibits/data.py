@@ -20,6 +20,7 @@ class OtherFile:
     written: str = ""  # by the command, beside its report; empty for `file` itself
 
 
+_MEASURED = [scale for scale in SCALES if scale != "exact"]
 LENGTHS = ("grid", "flatness")  # recipes whose larger scales train longer, but fewer contenders
 # All other sources are recipes (`est run`).
 OTHER_FILES: dict[str, OtherFile] = {
@@ -84,8 +85,8 @@ class DataFolder:
     def __init__(self, folder: Path, scale: str = "") -> None:
         if not folder.is_dir():
             raise InputError(f"no folder '{folder}'; give --data the repository's paper_figures/data")
-        if scale and scale not in SCALES:
-            raise unknown_name("scale", scale, SCALES)
+        if scale and scale not in _MEASURED:
+            raise unknown_name("scale", scale, _MEASURED)
         self.folder, self.scale = folder, scale
 
     @property

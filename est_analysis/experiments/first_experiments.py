@@ -123,4 +123,5 @@ STUDY = Study(
     version=1,
     scales={name: scale.cost for name, scale in SCALES.items()},
     measure=measure,
+    on_text=False,
 )

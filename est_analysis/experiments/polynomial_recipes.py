@@ -198,6 +198,7 @@ def _study(name: str, description: str, make, scales: dict[str, PolynomialScale]
         version=1,
         scales={one: scale.cost for one, scale in scales.items()},
         measure=partial(_measure, make, scales),
+        on_text=False,
     )
 
 

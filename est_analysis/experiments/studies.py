@@ -45,6 +45,7 @@ _STABILITY = Study(
     version=1,
     scales={"smoke": "seconds", "quick": "under a minute on one core", "report": "about ten minutes on one core"},
     measure=_stability,
+    on_text=False,
 )
 STUDIES: dict[str, Study] = {
     study.name: study

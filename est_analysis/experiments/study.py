@@ -41,6 +41,7 @@ class Study:
         version: raise it when the runs change.
         scales: what each costs, in words.
         measure: request -> tidy frame (run_id, method, schedule, seed, step, metric, value) and facts for the report.
+        on_text: whether it trains on the corpus of the request.
     """
 
     name: str
@@ -48,15 +49,20 @@ class Study:
     version: int
     scales: Mapping[str, str]
     measure: Callable[[Request], tuple[pd.DataFrame, dict[str, Any]]]
+    on_text: bool = True
 
     def run(self, request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Measure, after checking the scale.
+        """Measure, after checking what was asked for.
 
         Raises:
-            InputError: this study has no such scale, or the number of workers is negative.
+            InputError: this study has no such scale or no text, or a number is out of its range.
         """
         if request.scale not in self.scales:
             raise unknown_name("scale", request.scale, self.scales)
         if request.workers < 0:
             raise InputError(f"workers={request.workers} must be 1 or more, or 0 for the recipe's own number")
+        if request.seeds is not None and request.seeds < 1:
+            raise InputError(f"seeds={request.seeds} must be at least 1")
+        if request.corpus != "python" and not self.on_text:
+            raise InputError(f"recipe {self.name} trains on no text; leave '--corpus {request.corpus}' away")
         return self.measure(request)

@@ -93,6 +93,8 @@ class TraceSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} is not positive; use at least 1, or leave it out")
+        if not self.rel_se > 0:
+            raise InputError(f"rel_se={self.rel_se} is not positive; 0.02 asks for 2 %")
         if self.blocks and self.engine == "taylor":
             raise InputError("engine taylor cannot tell layers apart, it never forms the vector H v; use --engine hvp")
 

@@ -57,6 +57,18 @@ def build_report(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path |
     return folder / "report.html"
 
 
+def check_folder(folder: Path) -> None:
+    """Whether a report could be written into `folder`, asked before what it is of is measured.
+
+    Raises:
+        InputError: a part of the path is a file, or may not be written in.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        what = "may not be written" if place.is_dir() else "is a file"
+        raise InputError(f"cannot write a report into '{folder}': '{place}' {what}; give another folder")
+
+
 def _write(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path) -> None:
     recipe = context.get("recipe")
     layout = find_layout(recipe, context["scale"])

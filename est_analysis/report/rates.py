@@ -16,7 +16,7 @@ from .tables import MISSING
 _KEYS = ("corpus", "family", "method", "budget")
 
 
-def _keys(frame: pd.DataFrame) -> list[str]:
+def sweep_keys(frame: pd.DataFrame) -> list[str]:
     """The columns that tell apart what has a learning rate of its own."""
     return [key for key in _KEYS if key in frame.columns and (key == "method" or frame[key].nunique() > 1)]
 
@@ -34,7 +34,7 @@ def rates_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for everything swept: its best learning rate, and at each the mean final loss and how many seeds."""
     if not _has_losses(frame):
         return pd.DataFrame({"method": [method_style(name).label for name in in_order(frame["method"])]})
-    keys, losses = _keys(frame), final_losses(frame)
+    keys, losses = sweep_keys(frame), final_losses(frame)
     found = losses.groupby([*keys, "lr"])["validation_loss"].agg(["mean", "size"])
     rows = []
     for name, best in best_rates(losses, by=keys).items():
@@ -59,7 +59,7 @@ def rates_headline(frame: pd.DataFrame, verdicts: Iterable[Verdict], scale: str)
     del verdicts, scale
     if not _has_losses(frame):
         return "No run of the sweep has a validation loss."
-    keys = _keys(frame)
+    keys = sweep_keys(frame)
     each = (
         " ".join([*map(_word, keys, name), f"{rate:g}"])
         for name, rate in best_rates(final_losses(frame), by=keys).items()

@@ -91,6 +91,23 @@ OTHERS = [
         "unknown scale 'smoek': did you mean 'smoke'? Known: gpu, quick, rates, report, smoke",
     ),
     ("run reproduce --scale smoke --seeds 0", "seeds=0 must be at least 1"),
+    ("run grid --scael smoke", "No such option: --scael (Possible options: "),
+    ("run", "Missing argument 'recipe' (see 'est run --help')"),
+    ("trian", "No such command 'trian'. Did you mean 'train', 'trace'? (see 'est --help')"),
+    ("train --steps many", "Invalid value for '--steps': "),
+    ("trace one two", "Got unexpected extra argument"),
+    ("run grid --scale smoke --out a.txt/b", "cannot write a report into 'a.txt/b': "),
+    (
+        "run first-experiments --corpus novel.txt",
+        "recipe first-experiments trains on no text; leave '--corpus novel.txt'",
+    ),
+    (
+        "run stability-vs-depth --corpus hmm:2,3,4",
+        "recipe stability-vs-depth trains on no text; leave '--corpus hmm:2,",
+    ),
+    ("run transition-smoothness --corpus a", "recipe transition-smoothness trains on no text; leave '--corpus a' away"),
+    ("trace nowhere --rel-se 0", "rel_se=0.0 is not positive; 0.02 asks for 2 %"),
+    ("figures --scale exact", "unknown scale 'exact': Known: gpu, quick, report, smoke"),
     ("run reproduce --scale smoke --workers -1", "workers=-1 must be 1 or more, or 0 for the recipe's own number"),
     ("train --lr inf", "lr=inf must be above 0 and finite"),
     ("train --weight-decay inf", "weight_decay=inf must be at least 0 and finite"),
@@ -115,7 +132,8 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("line", "message"), OTHERS, ids=[line for line, _ in OTHERS])
-def test_other_commands(est, line, message):
+def test_other_commands(est, tmp_path, line, message):
+    (tmp_path / "a.txt").touch()
     assert est(*line.split()).error.startswith(message)
 
 

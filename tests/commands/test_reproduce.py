@@ -1,6 +1,7 @@
 """`est run reproduce` from nothing to a report, and again from what it kept."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -53,6 +54,23 @@ def test_smoke_from_nothing_and_again(reproduce, tmp_path, shared):
     assert {line.split("\t")[3] for line in lines} == {"smoke"}
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.*") if path.is_file()}
     pd.testing.assert_frame_equal(pd.read_csv(report / "rows.csv"), rows)  # times included: nothing was run
+
+
+def test_a_sweep_as_json_holds_its_rates_and_no_claims(est, monkeypatch):
+    columns = ["method", "family", "budget", "lr", "seed", "value"]
+    runs = [
+        ("est", "gpt2", 1.0, 2e-3, 100, 2.0),
+        ("est", "gpt2", 1.0, 4e-3, 100, 2.5),
+        ("est", "t5", 1.0, 4e-3, 100, 3.0),
+    ]
+    frame = pd.DataFrame(runs, columns=columns).assign(metric="validation_loss", step=600, schedule="")
+    frame["run_id"] = [f"est-{number}" for number in range(len(runs))]
+    monkeypatch.setitem(STUDIES, "grid", replace(STUDIES["grid"], measure=lambda request: (frame, {})))
+    record = json.loads(est("run", "grid", "--scale", "rates", "--json").out)
+    assert record["claims"] == []
+    assert [(one["family"], one["lr"]) for one in record["best_rates"]] == [("gpt2", 2e-3), ("t5", 4e-3)]
+    assert sorted(one["run_id"] for one in record["rates"]) == ["est-0", "est-1", "est-2"]
+    assert {(one["steps"], one["seed"], one["method"]) for one in record["rates"]} == {(600, 100, "est")}
 
 
 def test_list(est):
