@@ -1,6 +1,6 @@
 """The grid: how far every method ends from the full model, and the loss against FLOPs at several budgets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -35,16 +35,28 @@ def summarise_grid_gaps(frame: pd.DataFrame) -> pd.DataFrame:
     return others.assign(value=gaps)[["family", "method", "seed", "value"]].dropna().reset_index(drop=True)
 
 
-def draw_grid_gaps(gaps: pd.DataFrame, methods: list[str], ax: Axes) -> Axes:
-    """One line a method: the mean over seeds with its 95 % interval, and the seeds."""
+def draw_grid_gaps(
+    gaps: pd.DataFrame, methods: list[str], ax: Axes, *, above: float = 0.0, hollow: bool = False
+) -> Axes:
+    """One line a method: the mean over seeds with its 95 % interval, and the seeds.
+
+    Args:
+        gaps: from `summarise_grid_gaps`, of one family.
+        methods: from top to bottom.
+        ax: where.
+        above: how far above the method's own place it is drawn, for others beside it.
+        hollow: outlined means, thin intervals.
+    """
     means = over_seeds(gaps, ["method"]).set_index("method")
-    for place, method in enumerate(reversed(methods)):
+    for number, method in enumerate(reversed(methods)):
         if method not in means.index:
             continue
-        look, row = method_style(method), means.loc[method]
-        ax.plot([row["low"], row["high"]], [place, place], color=look.colour, lw=1.6, gid=f"interval:{method}")
+        look, row, place = method_style(method), means.loc[method], number + above
+        width, face = (1.0, "white") if hollow else (1.6, look.colour)
+        ax.plot([row["low"], row["high"]], [place, place], color=look.colour, lw=width, gid=f"interval:{method}")
         ax.plot(gaps.loc[gaps["method"] == method, "value"], [place] * int(row["seeds"]), "|", color=look.colour, ms=7)
-        ax.plot(row["mean"], place, marker=look.marker, color=look.colour, ms=6.5, ls="", gid=f"mean:{method}")
+        mean = {"marker": look.marker, "color": look.colour, "mfc": face, "ms": 6.5, "ls": ""}
+        ax.plot(row["mean"], place, gid=f"mean:{method}", **mean)
     ax.axvline(0, color="#000000", lw=0.8)
     ax.set_yticks(range(len(methods)), [method_style(method).label for method in reversed(methods)])
     ax.set_ylim(-0.6, len(methods) - 0.4)
@@ -65,35 +77,42 @@ def grid_gaps(frame: pd.DataFrame) -> Figure:
     """
     gaps = summarise_grid_gaps(frame)
     families = [name for name in FAMILY_STYLES if name in set(gaps["family"])]
-    return _gap_panels({FAMILY_STYLES[family].label: gaps[gaps["family"] == family] for family in families})
+    return _gap_panels([gaps], families)
 
 
 def grid_lengths(frames: Sequence[pd.DataFrame]) -> Figure:
-    """The same distances at several lengths of training, on one axis: a panel for each family of the longest and grid.
+    """The same distances at several lengths of training, above one another: a panel for each family of the longest.
+
+    Methods that did not run at the longest on any family are left out; shorter training is hollow.
 
     Args:
         frames: tidy rows of a grid each, the shortest first; each has the families of the last.
     """
-    panels = {}
-    for family in (name for name in FAMILY_STYLES if name in set(frames[-1]["family"])):
-        for frame in frames:
-            gaps = summarise_grid_gaps(frame)
-            steps = int(frame.loc[(frame["family"] == family) & (frame["budget"] == 1), "step"].max())
-            panels[f"{FAMILY_STYLES[family].label}, {steps:,} steps"] = gaps[gaps["family"] == family]
-    return _gap_panels(panels, one_axis=True)
+    *shorter, longest = (summarise_grid_gaps(frame) for frame in frames)
+    families = [name for name in FAMILY_STYLES if name in set(longest["family"])]
+    trained = [f"{frame.loc[frame['budget'] == 1, 'step'].max():,} steps" for frame in frames]
+    kept = [gaps[gaps["method"].isin(longest["method"]) & gaps["family"].isin(families)] for gaps in shorter]
+    figure = _gap_panels([*kept, longest], families)
+    words = [f"{steps}: {'filled' if steps == trained[-1] else 'hollow'}" for steps in trained]
+    figure.suptitle(", ".join(words), fontsize=10)
+    return figure
 
 
-def _gap_panels(panels: Mapping[str, pd.DataFrame], *, one_axis: bool = False) -> Figure:
-    """A panel for every title and its gaps."""
-    together = pd.concat(panels.values())
+def _gap_panels(lengths: Sequence[pd.DataFrame], families: Sequence[str]) -> Figure:
+    """A panel for every family; of several lengths of training the last is filled and lowest."""
+    together = pd.concat(lengths)
     methods = in_order(together["method"])
+    places = [0.7 * (0.5 - (number + 0.5) / len(lengths)) * (len(lengths) > 1) for number in range(len(lengths))]
     with style():
-        size = (2.2 + 2.45 * len(panels), 0.9 + 0.3 * len(methods))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for (title, gaps), ax in zip(panels.items(), axes, strict=True):
-            draw_grid_gaps(gaps, methods, ax).set_title(title)
-            _set_limits(ax, together["value"] if one_axis else gaps["value"])
+        row = 0.3 if len(lengths) == 1 else 0.42
+        figure = Figure(figsize=(2.2 + 2.45 * len(families), 0.9 + row * len(methods)), layout="constrained")
+        axes = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
+        for family, ax in zip(families, axes, strict=True):
+            for gaps, above in zip(lengths, places, strict=True):
+                mine = gaps[gaps["family"] == family]
+                draw_grid_gaps(mine, methods, ax, above=above, hollow=gaps is not lengths[-1])
+            ax.set_title(FAMILY_STYLES[family].label)
+            _set_limits(ax, together.loc[together["family"] == family, "value"])
             ax.tick_params(axis="y", length=0)
         figure.supxlabel("final validation loss minus the full model's (nats per token)", fontsize=10)
     return figure

@@ -48,13 +48,19 @@ def test_an_interval_that_leaves_its_panel_ends_in_an_arrowhead():
     assert not [line for line in gpt2.lines if str(line.get_gid()).startswith("cut:")]
 
 
-def test_lengths_are_drawn_on_one_axis():
+def test_lengths_are_drawn_above_one_another():
     longer = grid_frame()
     longer = longer.assign(step=4 * longer["step"])
-    longer = longer[longer["family"] == "gpt2"]
+    longer = longer[(longer["family"] == "gpt2") & longer["method"].isin(["full", "est", "raptr"])]
     figure = plots.grid_lengths([grid_frame(), longer])
-    assert [ax.get_title() for ax in figure.axes] == ["GPT-2, 100 steps", "GPT-2, 400 steps"]
-    assert len({ax.get_xlim() for ax in figure.axes}) == 1
+    assert [ax.get_title() for ax in figure.axes] == ["GPT-2"]
+    assert figure.get_suptitle() == "100 steps: hollow, 400 steps: filled"
+    means = [line for line in figure.axes[0].lines if str(line.get_gid()).startswith("mean:")]
+    assert sorted(line.get_gid() for line in means) == sorted(["mean:est", "mean:raptr"] * 2), "all that ran longer"
+    for short, long in zip(means[: len(means) // 2], means[len(means) // 2 :], strict=True):
+        assert short.get_gid() == long.get_gid()
+        assert short.get_ydata()[0] > long.get_ydata()[0]
+        assert (short.get_markerfacecolor(), long.get_markerfacecolor()) == ("white", long.get_color())
 
 
 def test_the_frontier_holds_the_ends_of_runs():
