@@ -179,7 +179,7 @@ with pd.option_context("display.max_colwidth", None):
 # %% [markdown]
 # **Verdict at `quick` scale.** *Supported*: the sampled loss drops at every transition with the weights as they are;
 # the curve drops by about that much; second-order theory with the true Hessian gives the cost of heads and columns;
-# the full model's loss does not jump, so what drops is the term, not the loss that counts. *Inconclusive*: the Fisher
+# the full model's loss does not jump up there, so what drops is what sampling added. *Inconclusive*: the Fisher
 # formula (between 0.62 and 1.22 of the cost); that a fixed number of heads costs less than independent draws (0.010
 # nats in the mean, theory 0.006, but the interval reaches zero); that training shrinks the cost of heads and columns
 # (it grew in the mean). *Refuted*: that the cost of layers is mostly of first order.

@@ -37,12 +37,13 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One assertion of a paper, with its threshold; `known` says if that was not fixed before anything was run.
+    """One assertion, a paper's or about one, with its threshold.
 
     Attributes:
         id: `<paper>.<topic>`.
         paper: which one, with its arXiv number.
-        locus: where in the paper.
+        locus: where in the paper. Begins with `asked:` where it is not the paper's but what its reviewers or summaries
+            ask, or what it leaves open; with `ours:` for our controls and hypotheses.
         statement: one falsifiable sentence.
         threshold: in words, what decides.
         region: the same in numbers, the open interval of effects that agree with the claim.
@@ -64,6 +65,12 @@ class Claim:
     check: Callable[[Any], Measured]
     by_hand: str = ""
     known: str = ""
+
+    @property
+    def origin(self) -> Literal["paper", "asked", "ours"]:
+        """Whose assertion it is, as `locus` begins."""
+        head = self.locus.partition(":")[0]
+        return head if head in ("asked", "ours") else "paper"
 
     @property
     def prediction(self) -> str:

@@ -1,8 +1,9 @@
 """The claims of "Evolving Subnetwork Training for Large Language Models" (EST, arXiv 2406.06962).
 
 The paper trains GPT-2 (124M parameters, 78.6B tokens) and TinyLlama; the models judged here are small causal models of
-GPT-2's shape. Every threshold was fixed before any run, but for one: that traces are compared at almost equal loss only
-(`est.flatness`) was added after version 1 of the recipe, whose EST runs were far from equal and would have passed.
+GPT-2's shape. Every threshold was fixed before any run, but where `known` says otherwise. That traces are compared at
+almost equal loss only (`est.flatness`) was added after version 1 of the recipe, whose EST runs were far from equal and
+would have passed.
 """
 
 from functools import partial

@@ -55,7 +55,7 @@ _NOT_ABOVE = ("no more than 0.01 nats", (-inf, 0.01))
 _BELOW = ("below 0 nats", (-inf, 0.0))
 _ABOVE = ("above 0 nats", (0.0, inf))
 _FAR_ABOVE = ("above 0.1 nats", (0.1, inf))
-_OURS = "ours to ask: the paper does not sample one dimension alone"
+_OURS = "ours: the paper does not sample one dimension alone"
 _TABLE_3 = "Section 4.1, Table 3"
 _LONG_ENOUGH = "Section 4.1: 'a long enough stage 3 is vital'"
 
@@ -175,7 +175,7 @@ _DIFFERENCES = (
     ),
     (
         "schedule.shorter-or-milder",
-        f"follows from {_LONG_ENOUGH}; both schedules are ours",
+        f"ours: follows from {_LONG_ENOUGH}; so are both schedules",
         "At about an equal saving, shorter sampled stages end better than milder rates",
         _BELOW,
         "est/half-as-long",
@@ -183,7 +183,7 @@ _DIFFERENCES = (
     ),
     (
         "schedule.linear",
-        "Section 3.3: 'By incrementally increasing the size'; this schedule is ours",
+        "ours: growth without stages; Section 3.3: 'By incrementally increasing the size'",
         "Heads and MLP growing in equal steps end better than in one step at the same cost",
         _BELOW,
         "est/linear",
@@ -191,7 +191,7 @@ _DIFFERENCES = (
     ),
     (
         "schedule.exponential",
-        f"follows from {_LONG_ENOUGH}; both schedules are ours",
+        f"ours: follows from {_LONG_ENOUGH}; so are both schedules",
         "Heads and MLP that double, and are full earlier, end better than growing in equal steps at the same cost",
         _BELOW,
         "est/exponential",
@@ -207,7 +207,7 @@ _DIFFERENCES = (
     ),
     (
         "law.fixed-size",
-        "Section 3.2: |I_H| = N_H p_H; the paper does not compare",
+        "ours: Section 3.2 has |I_H| = N_H p_H and does not compare",
         "Subsets of fixed size end no worse than each unit drawn by itself",
         _NOT_ABOVE,
         "est",
@@ -228,7 +228,7 @@ _OTHERS = (
     Claim(
         id="est.ablation.layers-dearest",
         paper=_PAPER,
-        locus="follows from eq. 7, without 1/p, and Section 4.1 on THREE-STAGE: layers are the worse ones to sample",
+        locus="ours: from eq. 7, without 1/p, and Section 4.1 on THREE-STAGE, layers are the worse ones to sample",
         statement="For the layer FLOPs that it saves, sampling layers costs more loss than sampling heads and MLP.",
         threshold="distance from the full model per 10 % saved, layers minus heads and MLP, above 0",
         region=(0.0, inf),
@@ -248,7 +248,7 @@ _OTHERS = (
     Claim(
         id="est.schedule.shorter-full-runs",
         paper=_PAPER,
-        locus=f"{_TABLE_3}; the control is ours",
+        locus=f"ours: a control for {_TABLE_3}",
         statement="Table 3's schedules end better than shorter runs of the full model on as many layer FLOPs.",
         threshold="loss minus that read between full runs, mean over the six schedules, paired by seed, below 0 nats",
         region=(-inf, 0.0),

@@ -279,7 +279,7 @@ _CLAIMS = (
     ),
     _claim(
         "proxies-rise",
-        "a control of ours: proxies that training does not improve would tell nothing",
+        "ours: a control; proxies that training does not improve would tell nothing",
         "From the first measured checkpoint to the last the baseline's score rises",
         ("last score minus the first, mean over seeds, above 0 percentage points", (0.0, inf)),
         rises_with_training,

@@ -34,7 +34,8 @@ _BELOW, _ABOVE = (-inf, 0.0), (0.0, inf)
 _NOT_WORSE = "final loss difference, paired by seed, no more than 0.01 (nats; of the variance)"
 _LESS, _MORE = "final loss difference, paired by seed, below 0", "final loss difference, paired by seed, above 0"
 _SMOOTH = "full net's loss at the evaluation after a transition minus that at it, largest of a run, no more than 0.05"
-_REVIEW, _REVIEW_R = "not in the paper: its review", "not in the paper's text that could be read: its review"
+_SUMMARY = "asked: by a summary page, not the paper"
+_SUMMARY_R = "asked: by a summary page, not the text of the paper that could be read"
 
 
 def _claim(
@@ -56,7 +57,7 @@ def _claim(
 def _mlp_outcome(task: str) -> list[Claim]:
     """EST's columns in a plain two-layer MLP: how it ends, and its transition."""
     gap = partial(partial, loss_gap, task=task, net="mlp")
-    first = "section 4.1, Table 2, asserts it of GPT-2; on a two-layer MLP it is the review's first experiment 1"
+    first = "section 4.1, Table 2, asserts it of GPT-2; on a two-layer MLP it is a summary page's first experiment 1"
     where = f"a two-layer MLP on {WORDS[task]}"
     table = (
         (
@@ -69,7 +70,7 @@ def _mlp_outcome(task: str) -> list[Claim]:
         ),
         (
             "mlp-flops",
-            "abstract (saving without an increase in loss); the full net on fewer steps is a control of ours",
+            "ours: the full net on fewer steps, a control for the abstract (saving without an increase in loss)",
             f"At equal layer FLOPs EST ends better than the full net: {where}.",
             _LESS,
             _BELOW,
@@ -85,7 +86,7 @@ def _mlp_outcome(task: str) -> list[Claim]:
         ),
         (
             "mlp-no-spike",
-            f"{_REVIEW}, failure signatures (loss spikes at stage transitions)",
+            f"{_SUMMARY}, failure signatures (loss spikes at stage transitions)",
             f"The full net's loss does not jump up after EST's transition: {where}.",
             _SMOOTH,
             (-inf, 0.05),
@@ -110,7 +111,7 @@ def _mlp_pieces(task: str) -> list[Claim]:
         ),
         (
             "dropout-equivalence",
-            "section 5.1 says EST is Structural Dropout; of uniform dropout its review, next check 3, asks it",
+            "asked: of uniform dropout, by a summary page, next check 3; section 5.1 has Structural Dropout",
             f"EST ends where dropout of single units with EST's rates and stages does: {where}.",
             "final loss difference, EST minus dropout, paired by seed, between -0.01 and 0.01",
             (-0.01, 0.01),
@@ -126,7 +127,7 @@ def _mlp_pieces(task: str) -> list[Claim]:
         ),
         (
             "growing",
-            "section 3.3 (subnetworks increase); one rate all the way at the same cost is a control of ours",
+            "ours: one rate all the way at the same cost, a control for section 3.3 (subnetworks increase)",
             f"Growing from a quarter of the columns to all ends better than 5/8 of them all the way: {where}.",
             _LESS,
             _BELOW,
@@ -134,7 +135,7 @@ def _mlp_pieces(task: str) -> list[Claim]:
         ),
         (
             "growth-exponential",
-            "in neither paper: the review of RaPTr, next check 3, asks it of RaPTr; here of EST's columns",
+            "asked: of RaPTr by a summary page, next check 3; here of EST's columns",
             f"Exponential growth of the keep rate ends where linear growth of equal cost does: {where}.",
             "final loss difference, paired by seed, between -0.02 and 0.02",
             (-0.02, 0.02),
@@ -142,7 +143,7 @@ def _mlp_pieces(task: str) -> list[Claim]:
         ),
         (
             "growth-step",
-            f"{_REVIEW}, break condition of mechanism 1 (stage transitions too sparse)",
+            f"{_SUMMARY}, break condition of mechanism 1 (stage transitions too sparse)",
             f"One step from a quarter of the columns to all ends worse than linear growth of equal cost: {where}.",
             _MORE,
             _ABOVE,
@@ -156,11 +157,11 @@ def _stack_outcome(task: str) -> list[Claim]:
     """EST's and RaPTr's layers in a stack of eight: how it ends, and its transitions."""
     gap = partial(partial, loss_gap, task=task, net="stack")
     where = f"a stack of eight on {WORDS[task]}"
-    asked = "; digits are the review's next check 2 (image classification)" if task == "digits" else ""
+    asked = "; digits are a summary page's next check 2 (image classification)" if task == "digits" else ""
     table = (
         (
             "est.first.stack-loss",
-            f"{_REVIEW}, first experiment 2 (layer sampling alone; there GPT-2)",
+            f"{_SUMMARY}, first experiment 2 (layer sampling alone; there GPT-2)",
             f"After equally many steps EST, sampling layers alone, ends no worse than the full net: {where}.",
             _NOT_WORSE,
             (-inf, 0.01),
@@ -176,7 +177,7 @@ def _stack_outcome(task: str) -> list[Claim]:
         ),
         (
             "raptr.first.stack-flops",
-            f"a control that the paper does not show{asked}",
+            f"ours: a control that the paper does not show{asked}",
             f"At equal layer FLOPs RaPTr ends better than the full net: {where}.",
             _LESS,
             _BELOW,
@@ -184,7 +185,7 @@ def _stack_outcome(task: str) -> list[Claim]:
         ),
         (
             "raptr.first.smooth",
-            f"{_REVIEW_R}, first experiment 1 (there 6-8-10-12 on BERT-base)",
+            f"{_SUMMARY_R}, first experiment 1 (there 6-8-10-12 on BERT-base)",
             f"The full net's loss does not jump up after any of RaPTr's transitions: {where}.",
             _SMOOTH,
             (-inf, 0.05),
@@ -201,7 +202,7 @@ def _stack_pieces(task: str) -> list[Claim]:
     table = (
         (
             "raptr.first.warm-up",
-            "UL2 experiments use a warm-up of the full model; that it helps is not asserted where we could read it",
+            "ours: UL2 experiments use a warm-up; that it helps is not asserted where we could read it",
             f"RaPTr ends better with two thirds of its full steps moved to the beginning: {where}.",
             _LESS,
             _BELOW,
@@ -209,7 +210,7 @@ def _stack_pieces(task: str) -> list[Claim]:
         ),
         (
             "raptr.first.growth-exponential",
-            f"{_REVIEW_R}, next check 3, and its key result that schedules matter little",
+            f"{_SUMMARY_R}, next check 3, and its key result that schedules matter little",
             f"Exponential growth of the mean depth ends where linear growth of equal cost does: {where}.",
             "final loss difference, paired by seed, between -0.02 and 0.02",
             (-0.02, 0.02),
@@ -217,7 +218,7 @@ def _stack_pieces(task: str) -> list[Claim]:
         ),
         (
             "raptr.first.growth-step",
-            f"{_REVIEW_R}, break condition of mechanism 1 (sizes jump too aggressively between stages)",
+            f"{_SUMMARY_R}, break condition of mechanism 1 (sizes jump too aggressively between stages)",
             f"One step from a quarter of the layers to all ends worse than linear growth of equal cost: {where}.",
             _MORE,
             _ABOVE,
@@ -225,7 +226,7 @@ def _stack_pieces(task: str) -> list[Claim]:
         ),
         (
             "raptr.first.scaling-sqrt",
-            f"{_REVIEW_R}, first experiment 3 (scaling functions and stability; the formula is our reading)",
+            f"{_SUMMARY_R}, first experiment 3 (scaling functions and stability; the formula is our reading)",
             f"Square-root scaling of kept layers makes transitions smoother than none: {where}.",
             "size of the relative change of the subnetwork's loss, with minus without, paired by seed, below 0",
             _BELOW,
@@ -233,7 +234,7 @@ def _stack_pieces(task: str) -> list[Claim]:
         ),
         (
             "raptr.first.scaling-linear",
-            f"{_REVIEW_R}, first experiment 3 (scaling functions and stability; the formula is our reading)",
+            f"{_SUMMARY_R}, first experiment 3 (scaling functions and stability; the formula is our reading)",
             f"Linear scaling of kept layers makes transitions rougher than square-root scaling: {where}.",
             "size of the relative change of the subnetwork's loss, linear minus square root, paired by seed, above 0",
             _ABOVE,
@@ -247,11 +248,9 @@ def _broken(task: str, method: str, part: str) -> list[Claim]:
     """A stack without `part` under layer sampling."""
     variant, missing = f"stack/no-{part}", {"norm": "layer norm", "residual": "residual connections"}[part]
     name = {"est": "EST", "raptr": "RaPTr"}[method]
-    locus = f"theory of stage transitions (Omega(1) without {missing}); {_REVIEW_R}, mechanism 2 and next check 1"
+    locus = f"{_SUMMARY_R}, mechanism 2 and next check 1; theory of stage transitions (Omega(1) without {missing})"
     if method == "est":
-        locus = (
-            f"not EST's: RaPTr's theory of stage transitions (Omega(1) without {missing}), asked of EST's layer draw"
-        )
+        locus = f"asked: of EST's layer draw, RaPTr's theory of stage transitions (Omega(1) without {missing})"
     return [
         _claim(
             f"{method}.first.jump-no-{part}.{task}",
@@ -302,7 +301,7 @@ _CLAIMS = (
     *(claim for task in _TASKS for claim in (*_mlp_outcome(task), *_mlp_pieces(task))),
     _claim(
         "est.first.mlp-accuracy.digits",
-        "section 4.1, Table 2, asserts such of GPT-2; on a two-layer MLP it is the review's first experiment 1",
+        "section 4.1, Table 2, asserts such of GPT-2; on a two-layer MLP it is a summary page's first experiment 1",
         "After equally many steps EST's two-layer MLP is no less accurate on handwritten digits than the full net.",
         "difference of accuracies, paired by seed, above -0.5 percentage points",
         (-0.5, inf),

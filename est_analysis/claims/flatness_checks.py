@@ -203,22 +203,22 @@ def both_decayed(frame: pd.DataFrame, *, corpus: str, theirs: tuple[str, str]) -
     return over_seeds(change, unit=f"ln(est / {theirs[1]})", detail=detail)
 
 
-def persists(frame: pd.DataFrame, *, corpus: str) -> Measured:
-    """The largest log ratio of EST's trace to the baseline's at the same step, over the steps of EST's last stage."""
+def persists(frame: pd.DataFrame, *, corpus: str, theirs: str) -> Measured:
+    """The largest log ratio of EST's trace to that of `theirs` at the same step, over the steps of EST's last stage."""
     rows = of_corpus(frame, corpus)
-    ours, theirs = trajectories(rows, "est", TRACE), trajectories(rows, "full", TRACE)
+    ours, others = (trajectories(rows, method, TRACE) for method in ("est", _rival(rows, "est", theirs)))
     changes, ratios = transitions(rows, "est"), {}
-    for seed in common_seeds(ours, theirs):
+    for seed in common_seeds(ours, others):
         last_stage = max(changes.get(seed) or [0])
-        steps = ours[seed].index.intersection(theirs[seed].index)
+        steps = ours[seed].index.intersection(others[seed].index)
         steps = steps[steps >= last_stage]
-        ratios[seed] = {step: _positive(ours[seed]["log"][step] - theirs[seed]["log"][step]) for step in steps}
+        ratios[seed] = {step: _positive(ours[seed]["log"][step] - others[seed]["log"][step]) for step in steps}
     table = pd.DataFrame(ratios).T
     if table.shape[1] < 2:
         raise NotMeasured("fewer than two checkpoints of the last stage were measured for both")
     each = ", ".join(f"{np.exp(value):.2f} at step {step}" for step, value in table.mean().items())
     detail = f"ratios at equal steps: {each}; losses differ there; the effect is the largest of a run"
-    return over_seeds(table.max(axis=1), unit="ln(est / full)", detail=detail)
+    return over_seeds(table.max(axis=1), unit=f"ln(est / {theirs})", detail=detail)
 
 
 def fisher_is_hessian(frame: pd.DataFrame, *, corpus: str) -> Measured:

@@ -1,8 +1,7 @@
 """The claims of "Efficient Stagewise Pretraining via Progressive Subnetworks" (RaPTr, arXiv 2402.05913).
 
 The paper trains BERT and UL2; the models judged here are small causal models of GPT-2's shape, so a verdict is about
-the method on such models. Every threshold was fixed before any run, but for the speed-up's: that claim was added when
-the step times of `reproduce` had been measured.
+the method on such models. Every threshold was fixed before any run, but where `known` says otherwise.
 """
 
 from functools import partial

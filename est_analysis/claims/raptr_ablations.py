@@ -53,10 +53,10 @@ def warm_up_gain(frame: pd.DataFrame) -> Measured:
     )
 
 
-_OPEN = "reported as an open question: how sensitive is RaPTr to its schedule?"
+_OPEN = "asked: how sensitive is RaPTr to its schedule? (an open question, as reported)"
 _ABSTRACT = "Introduction, as reported: stacking is very sensitive to its schedule"
-_AXES = "reported as an open question: heads and width instead of depth"
-_SCALING = "a first experiment that its review proposes: none, linear or square-root scaling"
+_AXES = "asked: heads and width instead of depth (an open question, as reported)"
+_SCALING = "asked: none, linear or square-root scaling? (a first experiment that a summary proposes)"
 _SAME = ("between -0.02 and 0.02 nats", (-0.02, 0.02))
 _NOT_ABOVE = ("no more than 0.01 nats", (-inf, 0.01))
 _BELOW = ("below 0 nats", (-inf, 0.0))
@@ -73,7 +73,7 @@ _DIFFERENCES = (
     ),
     (
         "schedule.exponential",
-        f"{_OPEN}; exponential against linear is a check that its review proposes",
+        f"{_OPEN}; exponential against linear is a check that a summary proposes",
         "Depths that double, and are full earlier, end where 6-8-10-12 does at the same cost",
         _SAME,
         "raptr/exponential",
@@ -154,7 +154,7 @@ _OTHERS = (
     Claim(
         id="raptr.schedule.shorter-full-runs",
         paper=_PAPER,
-        locus="BERT experiments; the control is ours",
+        locus="ours: a control for the BERT experiments",
         statement="RaPTr's schedules end better than shorter runs of the full model on as many layer FLOPs.",
         threshold="loss minus that read between full runs, mean over five schedules, paired by seed, below 0 nats",
         region=(-inf, 0.0),

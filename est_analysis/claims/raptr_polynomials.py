@@ -104,12 +104,17 @@ def rougher(frame: pd.DataFrame, variant: str, plain: str) -> Measured:
     return paired(ours, theirs, unit="relative", detail=f"size of the relative change, {variant} and {plain}")
 
 
-def _versus(id: str, statement: str, method: str, other: str, most: float = 0.0, after: str = "") -> Claim:
+_CONTROL = "ours: a control for the "
+
+
+def _versus(
+    id: str, statement: str, method: str, other: str, most: float = 0.0, after: str = "", start: str = ""
+) -> Claim:
     limit = "below 0" if most == 0 else f"below {most:g}"
     return Claim(
         id=id,
         paper=_PAPER,
-        locus="polynomial experiment (sizes are ours)",
+        locus=f"{start}polynomial experiment (sizes are ours)",
         statement=statement,
         threshold=f"error of the highest degree, {method} minus {other}, paired by seed, {limit}",
         region=(-inf, most),
@@ -118,11 +123,11 @@ def _versus(id: str, statement: str, method: str, other: str, most: float = 0.0,
     )
 
 
-def _transition(id: str, statement: str, threshold: str, region: tuple[float, float], check) -> Claim:
+def _transition(id: str, statement: str, threshold: str, region: tuple[float, float], check, start: str = "") -> Claim:
     return Claim(
         id=id,
         paper=_PAPER,
-        locus="theory and discussion of stage transitions (here residual nets on polynomials)",
+        locus=f"{start}theory and discussion of stage transitions (here residual nets on polynomials)",
         statement=statement,
         threshold=threshold,
         region=region,
@@ -160,12 +165,14 @@ _CLAIMS = (
         "Growing subnetworks learn the highest degree better than the same stages in reverse order.",
         "raptr",
         "raptr_reversed",
+        start=_CONTROL,
     ),
     _versus(
         "raptr.poly-beats-constant-rate",
         "Growing subnetworks learn the highest degree better than one constant rate of dropping.",
         "raptr",
         "stochastic_depth",
+        start=_CONTROL,
     ),
     _versus(
         "raptr.poly-beats-pld-after-tail",
@@ -173,6 +180,7 @@ _CLAIMS = (
         "raptr",
         "pld",
         after="tail_",
+        start=_CONTROL,
     ),
     Claim(
         id="raptr.poly-simple-first",
@@ -221,6 +229,7 @@ _CLAIMS = (
         "size of the relative change, raptr with sqrt_gap minus raptr, paired by seed, below 0",
         (-inf, 0.0),
         partial(rougher, variant="raptr/sqrt_gap", plain="raptr"),
+        "asked: of its scaling functions; ",
     ),
     _transition(
         "raptr.transition-stacking-jump",

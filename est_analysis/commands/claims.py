@@ -24,6 +24,9 @@ def claims(
         typer.Argument(help="The id of a claim, to show all about it, or what those of a group begin with: est.law."),
     ] = "",
     paper: Annotated[str, typer.Option(help="Only those of est or of raptr.")] = "",
+    origin: Annotated[
+        str, typer.Option(help="Only those that are the paper's own, or were asked by others, or are ours.")
+    ] = "",
     verdict: Annotated[
         str, typer.Option(help="Only those that are supported, refuted, inconclusive or untested.")
     ] = "",
@@ -42,27 +45,29 @@ def claims(
     from est_analysis.claims.provenance import find_run
     from est_analysis.claims.registry import CLAIMS, find_claim
     from est_analysis.report.claims_page import build_claims_page
-    from est_analysis.report.claims_table import chance_note, markdown_table
+    from est_analysis.report.claims_table import ORIGINS, chance_note, markdown_table
 
     if sum((html is not None, markdown, as_json)) > 1:
         raise InputError("--html, --markdown and --json exclude each other: give one")
     if run:
-        if claim or paper or verdict or markdown or html is not None:
+        if claim or paper or origin or verdict or markdown or html is not None:
             raise InputError("--run shows a run, no claims: give only --json or --data with it")
         print_run(find_run(data, run), as_json=as_json)
         return
     group = f"{claim.removesuffix('*').rstrip('.')}." if claim else ""
     if not any(name.startswith(group) for name in CLAIMS):
         find_claim(claim)
-    known = {"paper": ("est", "raptr"), "verdict": tuple(STYLES)}
-    for name, value in (("paper", paper), ("verdict", verdict)):
+    known = {"paper": ("est", "raptr"), "origin": tuple(ORIGINS), "verdict": tuple(STYLES)}
+    for name, value in (("paper", paper), ("origin", origin), ("verdict", verdict)):
         if value and value not in known[name]:
             raise unknown_name(name, value, known[name])
-    everything = judge_all(data)
+    recipes = {one.recipe for name, one in CLAIMS.items() if name == claim or name.startswith(group)}
+    everything = judge_all(data, [one for one in CLAIMS.values() if one.recipe in recipes])  # which Holm's is over
     chosen = [
         one
         for one in everything
         if (one.claim.id == claim or one.claim.id.startswith(group))
+        and origin in ("", one.claim.origin)
         and paper in ("", one.paper.lower())
         and verdict in ("", one.shown.verdict.verdict)
     ]
@@ -89,6 +94,7 @@ def record(one) -> dict[str, Any]:
         "locus": claim.locus,
         "statement": claim.statement,
         **{name: _outcome(shown)[name] for name in ("verdict", "effect", "interval", "scale", "run_ids")},
+        "origin": claim.origin,
         "prediction": claim.prediction,
         "threshold": claim.threshold,
         "known": claim.known,

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from est_analysis.claims.evidence import Judged, Outcome
 from est_analysis.errors import InputError
 
-from .claims_table import MARKS, chance_note
+from .claims_table import MARKS, ORIGINS, chance_note, origin_note
 from .tables import effect_text
 
 
@@ -30,11 +30,13 @@ def build_claims_page(judged: Iterable[Judged], path: Path, *, figures: Path) ->
     judged = list(judged)
     page = _template().render(
         judged=judged,
+        origins=ORIGINS,
         papers=sorted({one.paper for one in judged}),
         counts={name: sum(one.shown.verdict.verdict == name for one in judged) for name in MARKS},
         figures={name: image for name in _names(judged) if (image := _image(figures / f"{name}.svg"))},
         late=sum(bool(one.claim.known) for one in judged),
         note=chance_note(judged),
+        whose=origin_note(judged),
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

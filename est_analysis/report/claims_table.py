@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-from est_analysis.claims.evidence import LEVEL, Judged
+from est_analysis.claims.evidence import LEVEL, Judged, Outcome
 from est_analysis.claims.registry import GROUPS
 
 from .tables import effect_text
 
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
+STANDS = "†"
+ORIGINS = {"paper": "a paper's own", "asked": "asked by others or left open", "ours": "controls and hypotheses of ours"}
 MARKS = {"supported": "✓", "refuted": "✗", "inconclusive": "~", "untested": "·"}
 
 
@@ -29,8 +31,25 @@ def markdown_table(judged: Iterable[Judged]) -> str:
         group = members[0].claim.id if alone else group
         cells = _cells(members[0]) if alone else _group_cells(group, members)
         rows.append(f"| `{group}` | {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    legend = "; ".join(f"{mark} {name}" for name, mark in MARKS.items())
-    return "\n".join([BEGIN, *rows, "", f"{legend}. {chance_note(judged)}", END])
+    marks = "; ".join(f"{mark} {name}" for name, mark in MARKS.items())
+    legend = f"{marks}; {STANDS} stands Holm's correction (where no chance is involved there is nothing to correct)"
+    return "\n".join([BEGIN, *rows, "", f"{legend}. {chance_note(judged)} {origin_note(judged)}", END])
+
+
+def origin_note(judged: Iterable[Judged]) -> str:
+    """Whose the claims are, and what came of each kind."""
+    kinds = []
+    judged = list(judged)
+    for origin, words in ORIGINS.items():
+        verdicts = [one.shown.verdict.verdict for one in judged if one.claim.origin == origin]
+        counts = ", ".join(f"{verdicts.count(name)} {name}" for name in MARKS)
+        kinds.append(f"{len(verdicts)} are {words} ({counts})")
+    return f"Of the {len(judged)} claims {'; '.join(kinds)}."
+
+
+def stands(outcome: Outcome) -> str:
+    """A dagger where a call stands Holm's correction."""
+    return STANDS if outcome.called and outcome.survives else ""
 
 
 def common_statement(statements: Sequence[str]) -> str:
@@ -64,10 +83,18 @@ def _group(name: str) -> str:
 
 def _cells(one: Judged) -> tuple[str, str, str]:
     verdict = one.shown.verdict
-    others = [f"{other.verdict.scale}: {other.verdict.verdict}" for other in one.outcomes[1:] if other.tested]
-    called = f"**{verdict.verdict}**" if verdict.verdict in ("supported", "refuted") else verdict.verdict
+    others = [
+        f"{other.verdict.scale}: {other.verdict.verdict}{stands(other)}" for other in one.outcomes[1:] if other.tested
+    ]
+    called = f"**{verdict.verdict}**{stands(one.shown)}" if one.shown.called else verdict.verdict
     notes = "; ".join([verdict.scale, *others] if one.shown.tested else [])
-    return one.claim.statement, effect_text(verdict).strip(), f"{called} ({notes})" if notes else called
+    return _said(one.claim.statement, [one]), effect_text(verdict).strip(), f"{called} ({notes})" if notes else called
+
+
+def _said(statement: str, members: Sequence[Judged]) -> str:
+    """`statement`, marked where it is not the paper's."""
+    origins = [name for name in ORIGINS if any(one.claim.origin == name for one in members)]
+    return statement if origins == ["paper"] else f"{statement} *({', '.join(origins)})*"
 
 
 def _group_cells(group: str, members: list[Judged]) -> tuple[str, str, str]:
@@ -78,13 +105,13 @@ def _group_cells(group: str, members: list[Judged]) -> tuple[str, str, str]:
         verdict, label = one.shown.verdict, one.claim.id.rpartition(".")[2]
         unit = "" if shared or not verdict.unit else f" {verdict.unit}"
         measured = "" if verdict.effect is None else f" {verdict.effect:.4g}{unit}"
-        parts.append(f"{label}{measured} {MARKS[verdict.verdict]}")
+        parts.append(f"{label}{measured} {MARKS[verdict.verdict]}{stands(one.shown)}")
     counts = {name: sum(one.shown.verdict.verdict == name for one in members) for name in MARKS}
     scales = ", ".join(dict.fromkeys(one.shown.verdict.scale for one in members if one.shown.tested))
     statement = GROUPS.get(group) or common_statement([one.claim.statement for one in members])
     tally = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     text = ", ".join(parts) + (f" ({shared})" if shared else "")
-    return statement, text, f"{tally} ({scales})" if scales else tally
+    return _said(statement, members), text, f"{tally} ({scales})" if scales else tally
 
 
 def chance_note(judged: Iterable[Judged]) -> str:

@@ -39,6 +39,7 @@ EXPECTED = {
     "sampled-blocks": -0.5,
     "embeddings-excess": 0.3,
     "persists": total("est") + SLOPE * 0.3,  # at equal steps EST is 0.3 nats behind
+    "persists-same-rate": total("est") + SLOPE * 0.2,
     "dropout": -0.3,
     "fisher": total("est"),
     "scale-invariant": total("est"),

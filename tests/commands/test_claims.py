@@ -67,6 +67,7 @@ def test_json_has_the_promised_keys_first(est, data):
     [
         (("--paper", "raptr"), lambda one: one["paper"].startswith("RaPTr")),
         (("--verdict", "refuted"), lambda one: one["verdict"] == "refuted"),
+        (("--origin", "asked"), lambda one: one["origin"] == "asked"),
         (("--paper", "est", "--verdict", "supported"), lambda one: one["id"].startswith(("est.", "grid.est"))),
         (("est.loss",), lambda one: one["id"] == "est.loss"),
         (("est.printed-savings",), lambda one: one["id"].startswith("est.printed-savings.")),
@@ -174,6 +175,7 @@ def test_a_group_is_listed_without_the_claim_of_its_name(est, data, group):
         (("est.los",), "unknown claim 'est.los': did you mean 'est.loss'? 'est claims' lists them all"),
         (("est.loss.",), "unknown claim 'est.loss.': did you mean 'est.loss'? 'est claims' lists them all"),
         (("est.flatnes.*",), "unknown claim 'est.flatnes.*': did you mean 'est.flatness'? 'est claims' lists them all"),
+        (("--origin", "us"), "unknown origin 'us': did you mean 'ours'? Known: asked, ours, paper"),
         (("--paper", "rapt"), "unknown paper 'rapt': did you mean 'raptr'? Known: est, raptr"),
         (
             ("--verdict", "refute"),
@@ -239,6 +241,7 @@ ON_STEP_TIMES = ("est.printed-speed-ups.tinyllama-steps", "est.costs.micro-batch
     ("hash", "keep"),
     [
         ("", lambda one: True),
+        ("#origin=ours", lambda one: one["origin"] == "ours"),
         ("#paper=EST&verdict=refuted", lambda one: one["paper"].startswith("EST") and one["verdict"] == "refuted"),
         ("#search=step+times%20tinyllama's", lambda one: one["id"] in ON_STEP_TIMES),
     ],

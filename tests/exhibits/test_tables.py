@@ -158,7 +158,7 @@ def test_table_5_at_equal_loss(tmp_path):
     flatness_frame(effects={"est": (-0.4, -0.4, -0.4)}).to_csv(tmp_path / "flatness_quick.csv", index=False)
     cells = table5(DataFolder(tmp_path)).cells
     for name in ("Python source", "a hidden Markov model's language"):
-        cell = cells[f"EST / Original at equal loss, {name} (ours)", "Hessian trace"]
+        cell = cells[f"EST / Original at equal loss, each at its best rate, {name} (ours)", "Hessian trace"]
         assert cell.ours.effect == pytest.approx(exp(-0.4))
 
 
