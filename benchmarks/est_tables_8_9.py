@@ -146,14 +146,14 @@ class Bench:
         return start.elapsed_time(end) / repeats
 
 
-def rows_of(bench: Bench, micro_batch: int, rounds: int) -> list[dict[str, Any]]:
-    """The times of everything at one micro-batch, taken in turn, after two rounds of warm-up."""
+def rows_of(bench: Bench, micro_batch: int, rounds: int, *, steps: bool) -> list[dict[str, Any]]:
+    """The times of all modules, or of all steps, at one micro-batch, taken in turn, after two rounds of warm-up."""
     rows = []
-    calls = bench.calls(micro_batch)
-    repeats = {key: 3 if key[0] == "step" else 20 for key in calls}
+    calls = {key: call for key, call in bench.calls(micro_batch).items() if (key[0] == "step") == steps}
+    repeats = 3 if steps else 20
     for number in range(-2, rounds):
         for (part, active), call in calls.items():
-            found = bench.milliseconds(call, repeats[part, active])
+            found = bench.milliseconds(call, repeats)
             if number >= 0:
                 row = {"micro_batch": micro_batch, "part": part, "active": active, "mode": bench.mode}
                 rows.append(row | {"round": number, "milliseconds": found})
@@ -172,13 +172,14 @@ def measure(shape: Shape, arguments: argparse.Namespace) -> list[dict[str, Any]]
     }
     rows = []
     for mode in arguments.modes:
-        torch.compiler.reset()
         bench = Bench(shape, device=arguments.device, precision=arguments.precision, mode=mode)
-        for micro_batch in shape.micro_batches:
+        for micro_batch, steps in itertools.product(shape.micro_batches, (False, True)):
+            torch.compiler.reset()  # every size has kernels of its own
             try:
-                found = rows_of(bench, micro_batch, arguments.rounds)
+                found = rows_of(bench, micro_batch, arguments.rounds, steps=steps)
             except torch.OutOfMemoryError:
-                print(f"{shape.family} {mode}: a micro-batch of {micro_batch} does not fit into {named['device']}")
+                what = "a step" if steps else "modules"
+                print(f"{shape.family} {mode}: {what} of {micro_batch} sequences do not fit into {named['device']}")
                 bench.optimizer.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
                 continue
@@ -213,6 +214,8 @@ def main() -> None:
     arguments.precision = arguments.precision or ("bfloat16" if arguments.device.startswith("cuda") else "float32")
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device cuda: no GPU here; --smoke times tiny sizes on the CPU")
+    if arguments.device.startswith("cuda:"):
+        torch.cuda.set_device(arguments.device)  # whose clock the events have
     if arguments.device == "cpu":
         keep_freed_memory()
         if not arguments.smoke:

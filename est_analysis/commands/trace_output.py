@@ -59,7 +59,7 @@ class Live:
 
 def record_of(prepared: Any, found: Any, file: Path, settings: Any) -> dict[str, Any]:
     """All there is to say about an estimate, as plain values."""
-    from est_analysis.curvature.memory import peak_rss_bytes
+    from est_analysis.curvature.memory import peak_bytes, peak_rss_bytes
 
     located = prepared.loaded.located
     low, high = found.interval()
@@ -73,6 +73,7 @@ def record_of(prepared: Any, found: Any, file: Path, settings: Any) -> dict[str,
         "interval": [finite(low), finite(high)],
         "num_parameters": prepared.objective.num_parameters,
         "peak_rss_bytes": peak_rss_bytes(),
+        "peak_bytes": peak_bytes(prepared.device),
         "predicted_peak_bytes": prepared.plan.peak_bytes,
         "fallback": prepared.fallback,
         **{name: prepared.identity[name] for name in ("text", "seq_len", "micro_batch", "probes", "dtype", "seed")},
@@ -152,7 +153,7 @@ def print_trace(record: dict[str, Any]) -> None:
         f"{record['pairs']} pairs over {record['batches']} batches ({record['targets']:,} targets, loss "
         f"{record['loss']:.4f} nats) in {record['seconds']:.1f} s{split}"
     )
-    peak, predicted = (record[f"{name}_bytes"] / 2**30 for name in ("peak_rss", "predicted_peak"))
+    peak, predicted = (record[f"{name}_bytes"] / 2**30 for name in ("peak", "predicted_peak"))
     say(f"memory: peak {peak:.2f} GiB, predicted {predicted:.2f} GiB")
     say(f"weights {record['weight_hash'][:12]}, text {record['text'][:12]}")
     for key, title in (("kinds", "by kind of module"), ("blocks", "by layer")):

@@ -45,6 +45,11 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def peak_bytes(device: torch.device) -> int:
+    """The most memory held so far of what `Plan.peak_bytes` predicts: the GPU's, or this process's."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss_bytes()
+
+
 def plan(
     objective: LanguageModelObjective, *, engine: str, seq_len: int, micro_batch: int | None, probes: int | None
 ) -> Plan:

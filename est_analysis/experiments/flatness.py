@@ -231,7 +231,7 @@ def entries(
                 for seed in scale.seeds:
                     spec = _spec(scale, language, variant, language.corpus or corpus, seed=seed, lr=lr)
                     curvature = _curvature(scale, variant)
-                    proxies = _downstream(scale, label, spec, curvature)
+                    proxies = _downstream(scale, spec, curvature)
                     entry = Entry(language=name, label=label, spec=spec, curvature=curvature, downstream=proxies)
                     found.setdefault(repr(spec), entry)
     return list(found.values())
@@ -244,17 +244,18 @@ def _curvature(scale: FlatnessScale, variant: Variant) -> CurvatureSettings | No
 
 
 def _downstream(
-    scale: FlatnessScale, label: str, spec: TrainSpec, curvature: CurvatureSettings | None
+    scale: FlatnessScale, spec: TrainSpec, curvature: CurvatureSettings | None
 ) -> DownstreamSettings | None:
     """The proxies are made of Python source: only a model of it has them, from where EST trains the full model.
 
-    The baseline has them one checkpoint earlier too, as it passes the loss that EST ends with by then, and untrained.
+    What is measured along training has them one checkpoint earlier too, since the baseline passes the loss that EST
+    ends with by then, and untrained.
     """
     if curvature is None or scale.downstream is None or spec.corpus != "python":
         return None
     total = spec.settings.steps
     late = [step for step in curvature.steps(total) if step >= 7 * total // FIFTEENTHS]
-    early = [0, 6 * total // FIFTEENTHS] if label == "full" else []
+    early = [0, 6 * total // FIFTEENTHS] if curvature == scale.curvature else []
     return replace(scale.downstream, steps=(*early, *late))
 
 
@@ -295,7 +296,7 @@ def run_entries(runs: Iterable[Entry], *, root: Path, workers: int, diverging: b
     """
     together: dict[tuple, list[Entry]] = {}  # a sweep has one text and measures one thing
     for entry in runs:
-        together.setdefault((entry.language, entry.curvature), []).append(entry)
+        together.setdefault((entry.language, entry.curvature, entry.downstream), []).append(entry)
     return pd.concat([_labelled(group, root, workers, diverging) for group in together.values()], ignore_index=True)
 
 

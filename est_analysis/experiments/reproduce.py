@@ -16,6 +16,7 @@ from est_analysis.experiments.sampling_loss import measure_sampling_loss
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.experiments.study import Request
 from est_analysis.experiments.sweep import Sweep, run_all
+from est_analysis.train.settings import Execution
 
 
 def measure(recipe: Recipe, request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -23,6 +24,7 @@ def measure(recipe: Recipe, request: Request) -> tuple[pd.DataFrame, dict[str, A
     scale = recipe.scale(request.scale)
     specs = recipe.specs(scale, corpus=request.corpus, seeds=request.seeds)
     workers = request.workers or (1 if scale.device.startswith("cuda") else 2)
+    Execution(device=scale.device)  # a GPU that is not there is missed at once
     # It tokenizes: a bad corpus is refused before anything is announced.
     facts = training_facts(specs[0], corpus=request.corpus, seeds=(spec.seed for spec in specs))
     request.say(

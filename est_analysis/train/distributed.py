@@ -80,7 +80,11 @@ def ranks_from_environment(device: str) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks()
         return
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    card = torch.device(local_device(device))
+    on_gpu = card.type == "cuda" and card.index is not None
+    if on_gpu:
+        torch.cuda.set_device(card)  # where messages of objects go
+    dist.init_process_group("nccl" if card.type == "cuda" else "gloo", device_id=card if on_gpu else None)
     try:
         yield Ranks(rank=dist.get_rank(), world_size=dist.get_world_size())
     finally:

@@ -99,6 +99,11 @@ def train(job: Job, execution: Execution, ranks: Ranks | None = None) -> Path | 
         trainer = _Trainer(job, execution, ranks, screen, stop_requested)
         try:
             return trainer.run()
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"the memory of {execution.device} is too small for a batch of {job.batches.batch_size} in "
+                f"{job.settings.accumulation} parts; use more --accumulation, or a smaller --batch"
+            ) from error
         finally:
             trainer.close()
 
@@ -117,6 +122,7 @@ class _Trainer:
         self.done = Progressed()
         self.pending: list[Tensor] = []  # losses still on the device
         self.seconds: list[float] = []
+        self.window = 0.0  # seconds of the steps since the last row, but those since `window_start`
         self.window_start = time.perf_counter()
         if ranks.main:
             job.checkpoints.sweep()
@@ -271,12 +277,10 @@ class _Trainer:
     def _log(self) -> None:
         self._collect()
         done = self.done
-        if self.execution.device.startswith("cuda"):
-            # Kernels run behind the Python that queues them, so only the whole window has a true time.
-            torch.cuda.synchronize(self.execution.device)
-            seconds = (time.perf_counter() - self.window_start) / len(self.seconds)
-        else:
-            seconds = statistics.median(self.seconds)
+        self._pause()
+        # On a GPU kernels run behind the Python that queues them, so only the whole window has a true time.
+        on_gpu = self.execution.device.startswith("cuda")
+        seconds = self.window / len(self.seconds) if on_gpu else statistics.median(self.seconds)
         values = {
             "train_loss": statistics.fmean(done.losses),
             "learning_rate": self._learning_rate(done.step),
@@ -290,11 +294,20 @@ class _Trainer:
         done.losses.clear()
         done.active_layers.clear()
         self.seconds.clear()
+        self.window = 0.0
         self.window_start = time.perf_counter()
+
+    def _pause(self) -> None:
+        """Stop the clock of the steps, which `window_start` starts again."""
+        if self.execution.device.startswith("cuda"):
+            torch.cuda.synchronize(self.execution.device)
+        if self.seconds:
+            self.window += time.perf_counter() - self.window_start
 
     @torch.no_grad()
     def _evaluate(self) -> None:
         self._collect()
+        self._pause()
         mine = self.job.validation[self.ranks.rank :: self.ranks.world_size]
         total = torch.zeros(2, dtype=torch.float64, device=self.execution.device)
         mask = self.job.method.model_mask(self.done.step)
@@ -318,10 +331,11 @@ class _Trainer:
 
     def _save(self) -> None:
         self._collect()
+        self._pause()
         if self.ranks.main:
             self.rows.sync()
             state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "done": vars(self.done)}
-            state["seconds"] = self.seconds
+            state |= {"seconds": self.seconds, "window": self.window}
             self.job.checkpoints.save(self.done.step, self.model, state)
         self.ranks.wait()
         self.window_start = time.perf_counter()
@@ -330,7 +344,7 @@ class _Trainer:
         state = self.job.checkpoints.load(step, self.model)
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = Progressed(**state["done"])
-        self.seconds = state["seconds"]
+        self.seconds, self.window = state["seconds"], state.get("window", 0.0)
         self.screen.note(f"resumed from step {step}")
 
     def _open_rows(self, *, last_step: int) -> RowWriter:

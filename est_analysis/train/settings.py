@@ -107,10 +107,13 @@ class Execution:
         if self.threads < 0 or self.masks_ahead < 0:
             raise InputError(f"threads={self.threads} and masks_ahead={self.masks_ahead} must be at least 0")
         try:
-            kind = torch.device(self.device).type
+            device = torch.device(self.device)
         except RuntimeError as error:
             raise InputError(f"unknown device '{self.device}'; use cpu, cuda or cuda:NUMBER") from error
-        if kind not in ("cpu", "cuda"):
+        if device.type not in ("cpu", "cuda"):
             raise InputError(f"device '{self.device}' is not supported; use cpu, cuda or cuda:NUMBER")
-        if kind == "cuda" and not torch.cuda.is_available():
+        if device.type == "cuda" and not torch.cuda.is_available():
             raise InputError(f"device '{self.device}': torch sees no CUDA device here; use cpu")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            last = torch.cuda.device_count() - 1
+            raise InputError(f"device '{self.device}': torch sees none of that number here; use cuda:0 to cuda:{last}")

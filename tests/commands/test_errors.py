@@ -92,6 +92,7 @@ OTHERS = [
     ),
     ("run reproduce --scale smoke --seeds 0", "seeds=0 must be at least 1"),
     ("run grid --scael smoke", "No such option: --scael (Possible options: "),
+    ("run reproduce --scale gpu --corpus nowhere", "device 'cuda': torch sees no CUDA device here; use cpu"),
     ("run", "Missing argument 'recipe' (see 'est run --help')"),
     ("trian", "No such command 'trian'. Did you mean 'train', 'trace'? (see 'est --help')"),
     ("train --steps many", "Invalid value for '--steps': "),

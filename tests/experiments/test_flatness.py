@@ -155,6 +155,13 @@ def _predicted(model, symbols):
 # Which runs -----------------------------------------------------------------------------------------------------------
 
 
+def test_runs_that_are_measured_together_are_measured_alike():
+    together = {}
+    for entry in flatness.entries(QUICK, corpus="python"):
+        together.setdefault((entry.language, entry.curvature), set()).add(entry.downstream)
+    assert max(map(len, together.values())) == 1
+
+
 def test_every_variant_runs_on_its_languages_and_no_run_twice():
     runs = flatness.entries(QUICK, corpus="python")
     assert len({repr(entry.spec) for entry in runs}) == len(runs)

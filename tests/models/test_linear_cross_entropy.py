@@ -162,6 +162,24 @@ def test_the_model_under_autocast_is_close_to_float32(config, tokens):
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_under_autocast_the_head_multiplies_in_its_precision_whatever_the_norm_before_it_gave(biased):
+    bias = _bias(torch.float32) if biased else None
+    hidden, weight = _inputs(dtype=torch.float32)
+    labels, rounded = _labels([1]), hidden.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, labels, bias=bias)
+    expected = linear_cross_entropy(rounded, weight, labels, bias=bias)
+    assert torch.equal(loss, expected)
+    assert not torch.equal(loss, linear_cross_entropy(hidden, weight, labels, bias=bias))
+    found, wanted = (
+        torch.autograd.grad(one, [inputs, weight]) for one, inputs in ((loss, hidden), (expected, rounded))
+    )
+    assert found[0].dtype == torch.float32
+    assert torch.equal(found[0], wanted[0].float())
+    assert torch.equal(found[1], wanted[1])
+
+
 def test_loss_is_the_cross_entropy_of_the_logits_and_ln_v_when_all_are_equal(model, tokens):
     torch.testing.assert_close(
         model.loss(tokens, tokens), F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()), **EXACT

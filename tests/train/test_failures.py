@@ -195,6 +195,31 @@ def test_execution_is_checked(fields, message):
     assert str(caught.value).startswith(message)
 
 
+def test_a_card_that_is_not_there(monkeypatch):
+    from est_analysis.train.settings import Execution
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Execution(device="cuda:1").device == "cuda:1"
+    with pytest.raises(
+        InputError, match=r"^device 'cuda:2': torch sees none of that number here; use cuda:0 to cuda:1$"
+    ):
+        Execution(device="cuda:2")
+
+
+def test_too_little_memory_is_one_line(harness, tmp_path):
+    job = harness.job(tmp_path, at=3)
+
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    job.batches._action = fail
+    with pytest.raises(
+        InputError, match=r"^the memory of cpu is too small for a batch of 4 in 1 parts; use more --acc"
+    ):
+        train(job, harness.quiet)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens where there is no CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_no_cuda_device(device):

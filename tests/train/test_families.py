@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,6 +15,7 @@ from est_analysis.models.families import FAMILIES, build_model
 from est_analysis.models.hf import load_folder
 from est_analysis.rng import stream
 from est_analysis.subnet.cost import TRAINING_FACTOR
+from est_analysis.subnet.mask import LayerMask, SubnetMask
 from est_analysis.subnet.schedule import Rates
 
 STEPS, BATCH, LENGTH = 12, 4, 16
@@ -173,3 +175,21 @@ def test_masks_drawn_ahead_and_bfloat16_train(harness, tmp_path, family):
         harness.train(tmp_path / precision, family=family, precision=precision)
     losses = [harness.losses(tmp_path / precision)[STEPS] for precision in ("float32", "bfloat16")]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_without_heads_asks_no_kernel_for_attention(harness, tmp_path, monkeypatch, family):
+    """Kernels of GPUs divide by the number of heads; independent draws may keep none."""
+    asked, attention = [], F.scaled_dot_product_attention
+
+    def recorded(query, *rest, **how):
+        asked.append(query.shape[1])
+        return attention(query, *rest, **how)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    job = harness.job(tmp_path, family=family)
+    none = LayerMask(heads=torch.empty(0, dtype=torch.int64), head_scale=2.0)
+    mask = SubnetMask(layers=(none, *[LayerMask()] * (job.model.config.num_layers - 1)))
+    job.model.loss(*job.batches.batch(0), mask=mask).backward()
+    assert asked
+    assert 0 not in asked

@@ -1,11 +1,13 @@
 import csv
 import sys
+import time
 from dataclasses import replace
 from types import ModuleType
 
 import pytest
 
 from est_analysis.errors import InputError
+from est_analysis.train.loop import train
 from est_analysis.train.rows import COLUMNS, RowWriter, open_tracker
 
 
@@ -92,6 +94,26 @@ def test_a_tracker_receives_every_row(harness, tmp_path, module, name):
     rows = [(int(row[2]), row[3], float(row[4])) for row in read(tmp_path / "rows.csv")[1:]]
     assert recorder.logged == rows
     assert {"train_loss", "validation_loss", "step_seconds"} <= {name for _, name, _ in rows}
+
+
+class TimedLikeCuda(str):
+    """The name of the CPU that passes for a GPU's: whole windows are timed."""
+
+    def startswith(self, prefix, *range):
+        return prefix == "cuda"
+
+
+@pytest.mark.parametrize("evaluated", [3, 4, 5])
+def test_a_window_that_holds_an_evaluation_is_as_long_as_its_steps(harness, tmp_path, monkeypatch, evaluated):
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
+    execution = replace(harness.quiet, device=TimedLikeCuda("cpu"))
+    job = harness.job(tmp_path, log_every=4, eval_every=evaluated, save_every=evaluated)
+    draw = job.batches.batch
+    monkeypatch.setattr(job.batches, "batch", lambda step, **place: (time.sleep(0.02), draw(step, **place))[1])
+    train(job, execution)
+    seconds = [float(row[4]) for row in read(tmp_path / "rows.csv")[1:] if row[3] == "step_seconds"]
+    assert len(seconds) >= 3
+    assert min(seconds) >= 0.02
 
 
 def test_a_tracker_is_finished_whatever_happens(harness, tmp_path, module):

@@ -1,5 +1,7 @@
 """Self-attention over any subset of its heads: with keys and values of their own, or shared by groups."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,6 +14,11 @@ from est_analysis.models.parts.select import scaled_projection, select_rows
 from est_analysis.subnet.mask import LayerMask
 
 _FULL = LayerMask()
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
+    """`F.scaled_dot_product_attention`; of no heads at all, which its kernels on GPUs cannot do, an empty tensor."""
+    return F.scaled_dot_product_attention(query, key, value, **how) if query.shape[1] else query
 
 
 class Attention(nn.Module):
@@ -38,7 +45,7 @@ class Attention(nn.Module):
         if mask.head_gate is not None:
             qkv = qkv * mask.head_gate.to(qkv.dtype)[:, None, None]
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(3))  # (B, K, T, E) each
-        heads = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        heads = attend(query, key, value, is_causal=self.causal)
         joined = heads.transpose(1, 2).flatten(2)  # (B, T, K E)
         if mask.dropout is not None:
             joined = drop_units(joined, mask.dropout.heads, *mask.dropout.stream, "heads")
@@ -82,7 +89,7 @@ class GroupedAttention(nn.Module):
         key, value = pairs.unbind(3)  # (B, T, G, E) each
         query, key, value = (part.transpose(1, 2) for part in (rotate(query, *rotary), rotate(key, *rotary), value))
         shared = query.shape[1] != key.shape[1]
-        heads = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=shared)
+        heads = attend(query, key, value, is_causal=True, enable_gqa=shared)
         heads = heads.transpose(1, 2)  # (B, T, K, E)
         if gate is not None and self.heads_per_group > 1:
             heads = heads * gate

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from est_analysis.models.parts.attention import attend
 from est_analysis.models.parts.dropout import drop_units
 from est_analysis.models.parts.select import scaled_projection, select_rows
 from est_analysis.subnet.mask import LayerMask
@@ -44,7 +45,7 @@ class CrossAttention(nn.Module):
             query, pairs = query * gate, pairs * gate[:, None]
         query, key, value = (part.transpose(1, 2) for part in (query, *pairs.unbind(3)))
         added = None if padding is None else padding.to(query.dtype)
-        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=added, scale=1.0)
+        heads = attend(query, key, value, attn_mask=added, scale=1.0)
         joined = heads.transpose(1, 2).flatten(2)  # (B, U, K E)
         if mask.dropout is not None:
             joined = drop_units(joined, mask.dropout.heads, *mask.dropout.stream, "cross heads")

@@ -82,6 +82,9 @@ def linear_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Mean token cross entropy, in nats, of the LM head `hidden @ weight.T + bias`, never holding all logits.
 
+    Under autocast the head multiplies in its precision, as a linear layer does, whatever that of `hidden`: the final
+    norm leaves it in float32.
+
     Args:
         hidden: final hidden states.
         weight: the head, one row a vocabulary entry.
@@ -90,6 +93,9 @@ def linear_cross_entropy(
         chunk: tokens whose logits exist at once; by default equal chunks of at most 2**25 logits (128 MiB in float32),
             large enough for full speed.
     """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
     if chunk is None:
         chunks = max(1, math.ceil(labels.numel() * len(weight) / 2**25))
         chunk = max(1, math.ceil(labels.numel() / chunks))

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from est_analysis.models.parts.activation import trains_on_cpu
+from est_analysis.models.parts.attention import attend
 from est_analysis.models.parts.dropout import drop_units
 from est_analysis.models.parts.select import scaled_projection, select_rows
 from est_analysis.subnet.mask import LayerMask
@@ -79,7 +80,7 @@ class RelativePositions(nn.Module):
 def _plain_attention(qkv: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
     query, key, value = (part.transpose(1, 2) for part in qkv.unbind(3))
     added = (bias[None] if padding is None else bias + padding).to(query.dtype)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=added, scale=1.0).transpose(1, 2)
+    return attend(query, key, value, attn_mask=added, scale=1.0).transpose(1, 2)
 
 
 class _BiasedAttention(torch.autograd.Function):
