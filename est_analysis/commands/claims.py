@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,11 +41,9 @@ def claims(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
 ) -> None:
     """What the papers claim, what was measured, and which of it holds: nothing is run, committed rows are judged."""
-    from est_analysis.claims.evidence import judge_all
     from est_analysis.claims.provenance import find_run
-    from est_analysis.claims.registry import CLAIMS, find_claim
     from est_analysis.report.claims_page import build_claims_page
-    from est_analysis.report.claims_table import ORIGINS, chance_note, markdown_table
+    from est_analysis.report.claims_table import chance_note, markdown_table
 
     if sum((html is not None, markdown, as_json)) > 1:
         raise InputError("--html, --markdown and --json exclude each other: give one")
@@ -54,24 +52,9 @@ def claims(
             raise InputError("--run shows a run, no claims: give only --json or --data with it")
         print_run(find_run(data, run), as_json=as_json)
         return
-    group = f"{claim.removesuffix('*').rstrip('.')}." if claim else ""
-    if not any(name.startswith(group) for name in CLAIMS):
-        find_claim(claim)
-    known = {"paper": ("est", "raptr"), "origin": tuple(ORIGINS), "verdict": tuple(STYLES)}
-    for name, value in (("paper", paper), ("origin", origin), ("verdict", verdict)):
-        if value and value not in known[name]:
-            raise unknown_name(name, value, known[name])
-    recipes = {one.recipe for name, one in CLAIMS.items() if name == claim or name.startswith(group)}
-    everything = judge_all(data, [one for one in CLAIMS.values() if one.recipe in recipes])  # which Holm's is over
-    chosen = [
-        one
-        for one in everything
-        if (one.claim.id == claim or one.claim.id.startswith(group))
-        and origin in ("", one.claim.origin)
-        and paper in ("", one.paper.lower())
-        and verdict in ("", one.shown.verdict.verdict)
-    ]
-    alone = next((one for one in chosen if one.claim.id == claim), None)
+    names, wanted = _named(claim), _wanted(paper, origin, verdict)
+    everything = _judged_with(names, data)
+    chosen = [one for one in everything if one.claim.id in names and wanted(one)]
     if html is not None:
         page = build_claims_page(chosen, html, figures=data.parent)
         print(f"{len(chosen)} claims: {page}")
@@ -79,10 +62,49 @@ def claims(
         print(markdown_table(chosen))
     elif as_json:
         print(json.dumps([record(one) for one in chosen], indent=1))
-    elif alone:
-        _print_one(alone, [name for name in CLAIMS if name.startswith(group)])
+    elif chosen and names[0] == claim:
+        _print_one(chosen[0], names[1:])
     else:
         _print_table(chosen, chance_note(everything))
+
+
+def _named(claim: str) -> list[str]:
+    """The ids that begin with `claim` as a group, after its own if it has one; all of them if it is empty.
+
+    Raises:
+        InputError: there are none.
+    """
+    from est_analysis.claims.registry import CLAIMS, find_claim
+
+    group = f"{claim.removesuffix('*').rstrip('.')}." if claim else ""
+    members = [name for name in CLAIMS if name.startswith(group)]
+    if not members:
+        find_claim(claim)
+    return [claim, *members] if claim in CLAIMS else members
+
+
+def _judged_with(names: Sequence[str], data: Path) -> list:
+    """The claims called `names`, judged with all others of their recipes, which Holm's correction is over."""
+    from est_analysis.claims.evidence import judge_all
+    from est_analysis.claims.registry import CLAIMS
+
+    recipes = {CLAIMS[name].recipe for name in names}
+    return judge_all(data, [claim for claim in CLAIMS.values() if claim.recipe in recipes])
+
+
+def _wanted(paper: str, origin: str, verdict: str) -> Callable[[Any], bool]:
+    """Whether a judged claim is of that paper, origin and verdict; empty ones do not matter."""
+    from est_analysis.report.claims_table import ORIGINS
+
+    known = {"paper": ("est", "raptr"), "origin": tuple(ORIGINS), "verdict": tuple(STYLES)}
+    for name, value in {"paper": paper, "origin": origin, "verdict": verdict}.items():
+        if value and value not in known[name]:
+            raise unknown_name(name, value, known[name])
+    return lambda one: (
+        paper in ("", one.paper.lower())
+        and origin in ("", one.claim.origin)
+        and verdict in ("", one.shown.verdict.verdict)
+    )
 
 
 def record(one) -> dict[str, Any]:

@@ -97,6 +97,8 @@ def _measure(loaded, settings, live, shard, out, ranks):
     from est_analysis.experiments.trace import budget_of, default_file, measure, prepare
 
     prepared = prepare(loaded, settings)
+    if any(identity != prepared.identity for identity in ranks.union([prepared.identity])):
+        raise InputError("the processes' memory allows them different sizes; give --micro-batch and --probes")
     live.announce(prepared)
     file = out or default_file(prepared.identity, shard if ranks.world_size == 1 else (0, 1))
     estimate = measure(
