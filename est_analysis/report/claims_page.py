@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from est_analysis.claims.evidence import Judged, Outcome
 from est_analysis.errors import InputError
 
-from .claims_table import MARKS, ORIGINS, chance_note, origin_note
+from .claims_table import MARKS, ORIGINS, chance_note, origin_note, stands
 from .tables import effect_text
 
 
@@ -78,4 +78,5 @@ def _template():
     )
     templates.filters["effect"] = lambda verdict: effect_text(verdict).strip()
     templates.filters["correction"] = correction_text
+    templates.filters["stands"] = stands
     return templates.get_template("claims.html.j2")
