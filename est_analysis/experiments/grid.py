@@ -106,7 +106,7 @@ SCALES: dict[str, GridScale] = {
         contenders=LONGER,
         budgets=(0.5,),
         frontier=("full",),
-        cost="half an hour on two cores: GPT-2 for four times the steps, ten tokens a parameter",
+        cost="an hour on two cores: GPT-2, and Llama with four contenders, for four times the steps",
     ),
 }
 

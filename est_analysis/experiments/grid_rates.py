@@ -34,21 +34,30 @@ BEST_RATE_AT: Mapping[float, Rates] = {
 }
 # For four times the steps: of the contenders swept at this length, and of two that keep a rate as high as the full
 # model's; the others do not run at it. The sweep is in paper_figures/data/grid_rates_report.csv.
-_LONGER_THOUSANDTHS: dict[str, float] = {
-    "full": 16,
-    "short": 16,
-    "est": 4,
-    "raptr": 8,
-    "raptr_reversed": 16,
-    "stochastic_depth": 8,
-    "gradual_stacking": 16,
-    "msg": 16,
-    "staged": 16,
+_LONGER_THOUSANDTHS: Mapping[str, Mapping[str, float]] = {
+    "gpt2": {
+        "full": 16,
+        "short": 16,
+        "est": 4,
+        "raptr": 8,
+        "raptr_reversed": 16,
+        "stochastic_depth": 8,
+        "gradual_stacking": 16,
+        "msg": 16,
+        "staged": 16,
+    },
+    "llama": {"full": 8, "short": 8, "est": 4, "raptr": 8},
 }
-BEST_RATE_LONGER: Rates = {"gpt2": {label: rate / 1000 for label, rate in _LONGER_THOUSANDTHS.items()}}
+BEST_RATE_LONGER: Rates = {
+    family: {label: rate / 1000 for label, rate in rates.items()} for family, rates in _LONGER_THOUSANDTHS.items()
+}
 # What `report-rates` sweeps: a family runs at `report` once it has rates of its own.
 _FEW = ("full", "short", "est", "raptr")
-LONGER: Mapping[str, tuple[str, ...]] = {"gpt2": tuple(_LONGER_THOUSANDTHS), "llama": _FEW, "megatron-bert": _FEW}
+LONGER: Mapping[str, tuple[str, ...]] = {
+    "gpt2": tuple(_LONGER_THOUSANDTHS["gpt2"]),
+    "llama": _FEW,
+    "megatron-bert": _FEW,
+}
 
 
 def best_rate(family: str, label: str, rates: Rates = BEST_RATE) -> float:

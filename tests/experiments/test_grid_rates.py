@@ -56,10 +56,11 @@ def test_the_committed_sweep_tried_all_rates_and_what_follows(committed):
 
 def test_longer_training_has_a_sweep_of_its_own():
     sweep, report = pd.read_csv(DATA / "grid_rates_report.csv"), SCALES["report"]
-    found = {label: rate for (_, label, _), rate in best_rates(sweep).items()}
-    kept = {label: BEST_RATE["gpt2"][label] for label in ("msg", "staged")}
-    assert {"gpt2": found | kept} == BEST_RATE_LONGER
-    assert min(kept.values()) >= found["full"]
+    kept = {("gpt2", label): BEST_RATE["gpt2"][label] for label in ("msg", "staged")}
+    found = {(family, label): rate for (family, label, _), rate in best_rates(sweep).items()} | kept
+    committed = {(family, label): rate for family, rates in BEST_RATE_LONGER.items() for label, rate in rates.items()}
+    assert found == committed
+    assert min(kept.values()) >= found["gpt2", "full"]
     assert beyond(sweep) == {}
     assert (report.best[1.0], report.steps) == (BEST_RATE_LONGER, sweep["steps"].max())
     assert report.best[0.5] == BEST_RATE_AT[2.0], "as many steps as twice those of the shorter training"
