@@ -108,9 +108,9 @@ print(f"layer FLOPs saved, charged from the masks that were drawn: {1 - spent['e
 # %% [markdown]
 # ## 4. Verdict: the committed runs
 #
-# Three seeds of baseline and EST, trained by `make reproduce`; thresholds were fixed before the runs, but where a claim's
-# `known` says otherwise. Each interval is a 95 % Student interval over seeds. Tens of tokens a parameter are not the paper's hundreds: a verdict speaks for this
-# scale alone.
+# Three seeds of baseline and EST, trained by `make reproduce`; thresholds were fixed before the runs, but where a
+# claim's `known` says otherwise. Each interval is a 95 % Student interval over seeds. Tens of tokens a parameter are
+# not the paper's hundreds: a verdict speaks for this scale alone.
 
 # %%
 data = Path("paper_figures/data/reproduce_quick.csv")

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from est_analysis.commands.curvature_options import open_checkpoint
 from est_analysis.commands.trace_output import Live, print_row, record_of
+from est_analysis.errors import InputError
 
 
 def trace_series(name: str, pattern: str, settings: Any, how: dict[str, Any], *, as_json: bool) -> None:
@@ -59,14 +61,25 @@ class _Kept:
         identity = json.dumps([name, asdict(settings), how], sort_keys=True)
         folder = cache_root() / "traces"
         self._path = None if Path(name).exists() else folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.series"
-        lines = self._path.read_text().split("\n") if self._path is not None and self._path.exists() else []
-        # The last piece is empty, or a line that a kill cut short.
-        self.records = {record["revision"]: record for record in map(json.loads, lines[:-1])}
-        if self._path is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._path.write_text("".join(json.dumps(record) + "\n" for record in self.records.values()))
+        self.records = {} if self._path is None else _read_records(self._path)
 
     def add(self, record: dict[str, Any]) -> None:
-        if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+        from est_analysis.experiments.store import write_atomically
+
+        self.records[record["revision"]] = record
+        if self._path is not None:  # its folder is there: the first measurement has been kept in it
+            write_atomically(self._path, "".join(json.dumps(one) + "\n" for one in self.records.values()))
+
+
+def _read_records(path: Path) -> dict[str, dict[str, Any]]:
+    """Revision -> record; a damaged line is left out, so that its revision is measured again."""
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); delete it to measure the series again") from error
+    records = {}
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):
+            record = json.loads(line)
+            records[record["revision"]] = {**record, "weight_hash": record["weight_hash"]}
+    return records

@@ -5,7 +5,6 @@ service for pickles and take file names from config.json: what is hashed is what
 """
 
 import hashlib
-import json
 import re
 import warnings
 import zipfile
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from est_analysis.checkpoint_files import read_json, reason, weight_files
 from est_analysis.errors import InputError
 
 SAFE, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -33,42 +33,6 @@ def weight_hash(folder: str | Path) -> str:
     return hash_of(read_weights(Path(folder)), read_json(Path(folder) / "config.json"))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        InputError: no such file, or damaged.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"no {path.name} in '{path.parent}'; give the folder of a checkpoint") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' is damaged ({reason(error)}); download or save the checkpoint again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"'{path}' is damaged (no JSON object); download or save the checkpoint again")
-    return content
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for name in (SAFE, PICKLE):
-        index = folder / f"{name}.index.json"
-        if (folder / name).exists():
-            return [folder / name]
-        if index.exists():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-                raise InputError(f"'{index}' is damaged (no weight_map); download or save the checkpoint again")
-            files = [folder / Path(shard).name for shard in sorted(set(shards.values()))]
-            for file in files:
-                if not file.exists():
-                    raise InputError(
-                        f"'{folder}' lacks the shard '{file.name}' that its index lists; download it again"
-                    )
-            return files
-    raise InputError(f"no weights in '{folder}'; it needs {SAFE} or {PICKLE} (or their shards and index)")
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Every stored tensor by name.
 
@@ -76,7 +40,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         InputError: no weights, damaged ones, or a pickle that wants more than weights.
     """
     weights: dict[str, Tensor] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder, SAFE, PICKLE):
         read = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
         for name, value in read.items():
             if value.is_quantized or value.layout != torch.strided or (_is_packed(value) and "weight" in name):
@@ -142,10 +106,3 @@ def hash_of(weights: dict[str, Tensor], config: dict[str, Any]) -> str:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
-
-
-def reason(error: Exception, after: str = "") -> str:
-    """The first line of an error message, from behind `after` on if it has that."""
-    text = str(error)
-    lines = (line.strip() for line in text[text.find(after) + len(after) if after in text else 0 :].splitlines())
-    return next(filter(None, lines), type(error).__name__)[:200]

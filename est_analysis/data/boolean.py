@@ -95,12 +95,6 @@ class BooleanPolynomial:
         basis = self.basis(x)
         return basis @ self.coefficients.to(basis)
 
-    def truncated(self, max_degree: int) -> "BooleanPolynomial":
-        """Its terms of degree up to `max_degree`: what a network knows that has learned those and no others."""
-        kept = self.degrees <= max_degree
-        supports = tuple(support for support in self.supports if len(support) <= max_degree)
-        return BooleanPolynomial(dimension=self.dimension, supports=supports, coefficients=self.coefficients[kept])
-
     def to(self, device: torch.device | str) -> "BooleanPolynomial":
         """The same polynomial with its tensors on `device`, so that evaluating it there moves nothing."""
         return BooleanPolynomial(

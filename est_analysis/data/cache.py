@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from est_analysis.errors import InputError
 
 _META = "meta.json"
@@ -33,7 +35,8 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 def cached_folder(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Make sure that `folder` is there and whole, building it if it is not.
 
-    It is built beside its place, flushed to disk and then renamed, so a reader sees all of it or nothing.
+    It is built beside its place, flushed to disk and then renamed, so a reader sees all of it or nothing. Of several
+    processes that ask at once one builds, and the others wait for it.
 
     Args:
         folder: named by a hash of all that decides its content.
@@ -48,19 +51,26 @@ def cached_folder(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict
     meta = _read_meta(folder)
     if meta is not None:
         return meta
-    _sweep(folder)
     building = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        building.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        building.mkdir()
     except OSError as error:
+        lock.release()
         raise InputError(
             f"cannot write to the cache '{folder.parent}': {error.strerror}; set EST_ANALYSIS_CACHE to another folder"
         ) from error
     try:
-        meta = _seal(building, folder.name, build(building))
-        _publish(building, folder)
+        meta = _read_meta(folder)  # another process may have built it meanwhile
+        if meta is None:
+            _sweep(folder)
+            meta = _seal(building, folder.name, build(building))
+            _publish(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        lock.release()
     return meta
 
 
@@ -98,7 +108,7 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
 def _publish(building: Path, folder: Path) -> None:
     try:
         building.rename(folder)
-    except OSError:  # something is in the way: an equal folder that another process finished first, or a damaged one
+    except OSError:  # in the way is a damaged folder or, where locks do not reach, one that another machine finished
         if _read_meta(folder) is not None:
             return
         damaged = folder.with_name(f"{building.name}-damaged")

@@ -16,7 +16,7 @@ from est_analysis.data.corpus import Corpus
 from est_analysis.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -24,13 +24,16 @@ _NUM_BYTES = 256
 _KNOWN = ("bytes", "bpe:SIZE", "a folder", "a hub name")
 
 
-def build_tokenizer(spec: str, corpus: Corpus, cache_dir: str | Path | None = None) -> "PreTrainedTokenizerFast":
+def build_tokenizer(
+    spec: "str | PreTrainedTokenizerFast", corpus: Corpus, cache_dir: str | Path | None = None
+) -> "PreTrainedTokenizerFast":
     """The tokenizer that `spec` names.
 
     Args:
         spec: `bytes`: 256 entries, the id of a byte is its value, documents are separated by the NUL byte;
             `bpe:SIZE`: byte-level BPE of exactly SIZE entries, 256 bytes and `<|endoftext|>` (id 0) included, trained
-            on the train split of `corpus`; else a folder or hub name that `AutoTokenizer` loads, local files first.
+            on the train split of `corpus`; else a folder or hub name that `AutoTokenizer` loads, local files first. A
+            tokenizer that has been loaded is taken as it is.
         corpus: what `bpe:SIZE` learns from.
         cache_dir: where a trained tokenizer is kept; see `cache_root`.
 
@@ -43,16 +46,16 @@ def build_tokenizer(spec: str, corpus: Corpus, cache_dir: str | Path | None = No
     """
     if spec == "bytes":
         return _wrap(_byte_backend())
-    if spec.startswith("bpe:"):
+    if isinstance(spec, str) and spec.startswith("bpe:"):
         size = _bpe_size(spec)
         key = hashlib.sha256(repr((1, corpus.identity, size)).encode()).hexdigest()
         folder = cache_root(cache_dir) / "tokenizers" / key
         cached_folder(folder, lambda new: _save_bpe(new, size, corpus))
         return load_saved(folder)
-    return _load_pretrained(spec)
+    return _pretrained(spec)
 
 
-def tokenizer_key(spec: str) -> str:
+def tokenizer_key(spec: "str | PreTrainedTokenizerFast") -> str:
     """What decides the tokens of a given corpus: the spec itself, or a hash of a loaded tokenizer's definition.
 
     Raises:
@@ -60,9 +63,9 @@ def tokenizer_key(spec: str) -> str:
     """
     if spec == "bytes":
         return spec
-    if spec.startswith("bpe:"):
+    if isinstance(spec, str) and spec.startswith("bpe:"):
         return f"bpe:{_bpe_size(spec)}"
-    tokenizer = _load_pretrained(spec)
+    tokenizer = _pretrained(spec)
     definition = repr((_backend(tokenizer).to_str(), separator_id(tokenizer)))
     return hashlib.sha256(definition.encode()).hexdigest()
 
@@ -196,7 +199,15 @@ def _train_bpe(size: int, corpus: Corpus) -> "PreTrainedTokenizerFast":
     return _wrap(backend, eos_token=END_OF_TEXT)
 
 
-def _load_pretrained(spec: str) -> "PreTrainedTokenizerFast":
+def _pretrained(spec: "str | PreTrainedTokenizerFast") -> "PreTrainedTokenizerFast":
+    tokenizer = _load_pretrained(spec) if isinstance(spec, str) else spec
+    if not tokenizer.is_fast:
+        name = spec if isinstance(spec, str) else tokenizer.name_or_path
+        raise InputError(f"tokenizer '{name}' has no fast (Rust) version; give one with a tokenizer.json")
+    return tokenizer
+
+
+def _load_pretrained(spec: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     folder = Path(spec).expanduser()
@@ -208,15 +219,10 @@ def _load_pretrained(spec: str) -> "PreTrainedTokenizerFast":
         raise unknown_name("tokenizer", spec, _KNOWN)
     for local_files_only in places:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
-            break
+            return AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
         except Exception as error:  # it raises nearly anything for a name or folder that holds no tokenizer
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    else:
-        raise InputError(f"cannot load tokenizer '{spec}' ({reason}); use one of: {', '.join(_KNOWN)}")
-    if not tokenizer.is_fast:
-        raise InputError(f"tokenizer '{spec}' has no fast (Rust) version; give one with a tokenizer.json")
-    return tokenizer
+    raise InputError(f"cannot load tokenizer '{spec}' ({reason}); use one of: {', '.join(_KNOWN)}")
 
 
 def _misspelt(spec: str) -> bool:

@@ -53,7 +53,9 @@ class TokenData:
         return load_saved(self.tokenizer_folder)
 
 
-def load_tokens(corpus: Corpus, tokenizer_spec: str, *, cache_dir: str | Path | None = None) -> TokenData:
+def load_tokens(
+    corpus: Corpus, tokenizer_spec: "str | PreTrainedTokenizerFast", *, cache_dir: str | Path | None = None
+) -> TokenData:
     """Tokenize `corpus`, or open the result of having done so before.
 
     Args:
@@ -79,7 +81,13 @@ def load_tokens(corpus: Corpus, tokenizer_spec: str, *, cache_dir: str | Path | 
     )
 
 
-def _write(folder: Path, *, corpus: Corpus, tokenizer_spec: str, cache_dir: str | Path | None) -> dict[str, Any]:
+def _write(
+    folder: Path,
+    *,
+    corpus: Corpus,
+    tokenizer_spec: "str | PreTrainedTokenizerFast",
+    cache_dir: str | Path | None,
+) -> dict[str, Any]:
     """Write the files of `folder` and return its `meta.json`; memory does not grow with the corpus."""
     tokenizer = build_tokenizer(tokenizer_spec, corpus, cache_dir)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -108,7 +116,7 @@ def _write(folder: Path, *, corpus: Corpus, tokenizer_spec: str, cache_dir: str 
     content = repr(([digests[split].hexdigest() for split in SPLITS], vocabulary, separator))
     return {
         "corpus": corpus.name,
-        "tokenizer": tokenizer_spec,
+        "tokenizer": tokenizer_spec if isinstance(tokenizer_spec, str) else str(tokenizer_spec.name_or_path),
         "dtype": dtype.str,
         "vocab_size": vocab_size,
         "separator_id": separator,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from est_analysis.errors import InputError
+from est_analysis.errors import Diverged, InputError
 from est_analysis.experiments.first_contenders import COLUMNS, NETS, FirstContender
 from est_analysis.experiments.first_tasks import TASKS, TaskSizes, open_task
 from est_analysis.experiments.spec import run_id
@@ -18,7 +18,7 @@ from est_analysis.models.mlp import PlainMLP
 from est_analysis.models.mlp_bank import MLPBank
 from est_analysis.models.resnet import ResidualNet
 from est_analysis.subnet.schedule import find_schedule
-from est_analysis.train.bank import Bank, BankJob, Diverged, train_bank
+from est_analysis.train.bank import Bank, BankJob, train_bank
 from est_analysis.train.rows import COLUMNS as ROW_COLUMNS
 from est_analysis.train.settings import Settings
 

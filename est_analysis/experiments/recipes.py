@@ -177,14 +177,3 @@ _REPRODUCE = Recipe(
     },
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_REPRODUCE,)}
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`.
-
-    Raises:
-        InputError: no such recipe; the message lists those there are.
-    """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    return RECIPES[name]

@@ -73,7 +73,7 @@ def run_all(sweep: Sweep) -> pd.DataFrame:
 
 def _infinite(spec: TrainSpec, data_hash: str) -> pd.DataFrame:
     """The row of a run that diverged."""
-    row = {"run_id": run_id(spec, data_hash=data_hash), "method": spec.method, "schedule": spec.schedule}
+    row = {"run_id": run_id(spec, data_hash=data_hash), "method": spec.method, "schedule": spec.schedule_name}
     row |= {"seed": spec.seed, "step": spec.settings.steps, "metric": "validation_loss", "value": float("inf")}
     return pd.DataFrame([row])
 

@@ -237,9 +237,9 @@ def read_text(loaded: Loaded, text: TextSource) -> tuple[np.ndarray, str, Any]:
     Raises:
         InputError: there is no tokenizer, or not the model's.
     """
-    own = loaded.located.folder if loaded.tokenizer is not None else None
-    spec = text.tokenizer or (str(own) if own else "")
-    if not spec:
+    # The checkpoint's own as it has been loaded: its files may need code that only the user allows to run.
+    tokenizer = text.tokenizer or loaded.tokenizer
+    if tokenizer is None:
         raise InputError(f"{loaded.located.name} has no tokenizer; give one with --tokenizer, such as bytes")
     parts = []
     for name in text.corpora:
@@ -249,7 +249,7 @@ def read_text(loaded: Loaded, text: TextSource) -> tuple[np.ndarray, str, Any]:
             text_column=text.text_column,
             max_bytes=text.max_bytes or None,
         )
-        parts.append(load_tokens(corpus, spec))
+        parts.append(load_tokens(corpus, tokenizer))
     tokens = np.concatenate([_split(part, text.split) for part in parts])
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
     if len(tokens) and (largest := int(tokens.max())) >= vocabulary:
@@ -258,7 +258,7 @@ def read_text(loaded: Loaded, text: TextSource) -> tuple[np.ndarray, str, Any]:
             f"{vocabulary}; give the model's own with --tokenizer"
         )
     described = hashlib.sha256(repr(([part.hash for part in parts], text.split)).encode()).hexdigest()
-    return tokens, described, parts[0].tokenizer
+    return tokens, described, parts[0].tokenizer if text.tokenizer else loaded.tokenizer
 
 
 def few_tokens(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Literal, get_args, get_origin
 
 from est_analysis.errors import InputError, unknown_name
 from est_analysis.methods.dropout import Dropout
@@ -87,6 +88,7 @@ def build_method(
         InputError: unknown names, or rates or options that do not fit.
     """
     kind, known = find_method(name), method_options(name)
+    words = {field.name: get_args(field.type) for field in fields(kind) if get_origin(field.type) is Literal}
     chosen = dict(options or {})
     for option in chosen:
         if option not in known:
@@ -94,5 +96,7 @@ def build_method(
             raise InputError(f"unknown option '{option}' of method {name}; {there}")
         if isinstance(known[option], bool) and not isinstance(chosen[option], bool):
             raise InputError(f"{option}={chosen[option]!r} must be true or false")
+        if option in words and chosen[option] not in words[option]:
+            raise unknown_name(option.replace("_", " "), str(chosen[option]), words[option])
     plan = find_schedule(schedule or kind.default_schedule).rescaled(total_steps)
     return kind(shape=shape, schedule=plan, seed=seed, **chosen).check()

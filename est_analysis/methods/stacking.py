@@ -10,9 +10,9 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar, get_args
+from typing import ClassVar
 
-from est_analysis.errors import InputError, unknown_name
+from est_analysis.errors import InputError
 from est_analysis.methods.method import Growth, Method, OptimizerGrowth, require_depth_only, require_full_end
 from est_analysis.subnet.mask import LayerMask, SubnetMask
 from est_analysis.subnet.sample import whole_count
@@ -37,8 +37,6 @@ class GrowingOnTop(Method):
 
     def __post_init__(self) -> None:
         require_full_end(self.name, self.schedule)
-        if self.optimizer not in get_args(OptimizerGrowth):
-            raise unknown_name("optimizer growth", self.optimizer, get_args(OptimizerGrowth))
         if self.schedule.warmup:
             raise InputError(
                 f"schedule '{self.schedule.name}' warms up with the full model, which {self.name} cannot shrink "

@@ -27,9 +27,8 @@ function twice as far at the same learning rate.
 
 import math
 from dataclasses import dataclass
-from typing import get_args
 
-from est_analysis.errors import InputError, unknown_name
+from est_analysis.errors import InputError
 from est_analysis.methods.method import DepthInit, Enlargement, Method, require_full_end
 from est_analysis.subnet.sample import whole_count
 from est_analysis.subnet.schedule import Rates
@@ -52,8 +51,6 @@ class Staged(Method):
 
     def __post_init__(self) -> None:
         require_full_end("staged", self.schedule)
-        if self.depth_init not in get_args(DepthInit):
-            raise unknown_name("depth initialisation", self.depth_init, get_args(DepthInit))
         number = isinstance(self.sym_break, int | float) and not isinstance(self.sym_break, bool)
         if not (number and 0 <= self.sym_break < math.inf):
             raise InputError(f"sym_break={self.sym_break} must be a number of at least 0")

@@ -5,8 +5,7 @@ The `from_pretrained(folder)` of `transformers` (`Conversion.auto_class`) opens 
 safetensors files are read, and no code from a checkpoint ever runs.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from est_analysis.checkpoint_files import read_json, weight_files
 from est_analysis.errors import InputError
 from est_analysis.models.config import ModelConfig
 from est_analysis.models.conversion import Conversion, SpecialIds
@@ -22,7 +22,6 @@ from est_analysis.models.families import FAMILIES, build_model
 from est_analysis.models.language_model import LanguageModel
 
 WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _NO_IDS = SpecialIds()
 
 
@@ -100,30 +99,9 @@ def save_folder(model: LanguageModel, folder: Path, *, special: SpecialIds = _NO
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def _read_object(path: Path) -> dict:
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); save or download it again") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} holds no JSON object; save or download it again")
-    return fields
-
-
-def _weight_files(folder: Path) -> Iterable[Path]:
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if (folder / _INDEX).exists():
-        shards = _read_object(folder / _INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-            raise InputError(f"{folder / _INDEX} does not map weights to files; save or download it again")
-        return [folder / shard for shard in sorted(set(shards.values()))]
-    raise InputError(f"{folder} has no {WEIGHTS}; give a complete Hugging Face checkpoint folder")
-
-
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder, WEIGHTS):
         try:
             with safe_open(path, framework="pt") as file:
                 state |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -142,5 +120,5 @@ def load_folder(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> La
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise InputError(f"{folder} is not a checkpoint folder: it has no config.json")
-    model = build_model(from_hf_config(_read_object(config_path), source=str(folder))).to(dtype)
+    model = build_model(from_hf_config(read_json(config_path), source=str(folder))).to(dtype)
     return load_hf_state(model, _read_weights(folder), source=str(folder))

@@ -56,40 +56,6 @@ def fit_power_law(depths: np.ndarray, values: np.ndarray, *, level: float = 0.95
     )
 
 
-def bootstrap_exponent(
-    depths: np.ndarray,
-    values: np.ndarray,
-    *,
-    generator: np.random.Generator,
-    draws: int = 10_000,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of the exponent without a normal law: whole seeds are drawn again, with all their depths.
-
-    Percentiles of the bootstrap are too narrow for few seeds; they are moved outward as far as Student's t is wider
-    than the normal law with the biased variance (the expanded percentile interval of Hesterberg 2015, "What Teachers
-    Should Know About the Bootstrap").
-
-    Args:
-        depths: (D,).
-        values: (S, D), at least three seeds.
-        generator: of the draws.
-        draws: how many.
-        level: of the interval.
-
-    Raises:
-        InputError: fewer than three seeds.
-    """
-    exponents = -seed_lines(depths, values)[:, 0]
-    count = len(exponents)
-    if count < 3:
-        raise InputError(f"{count} seeds are too few to draw from again; use at least 3")
-    means = exponents[generator.integers(count, size=(draws, count))].mean(axis=1)
-    tail = stats.norm.sf(np.sqrt(count / (count - 1)) * stats.t.ppf(0.5 + level / 2, df=count - 1))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def seed_lines(depths: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(S, 2): slope and offset of the least-squares line of log y on log L for each seed.
 

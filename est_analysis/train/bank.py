@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from est_analysis.errors import InputError
+from est_analysis.errors import Diverged, InputError
 from est_analysis.methods import Method
 from est_analysis.models.bank import ResidualNetBank
 from est_analysis.models.mlp_bank import MLPBank
 from est_analysis.subnet.cost import TRAINING_FACTOR
 from est_analysis.subnet.mask import SubnetMask
 from est_analysis.train.allocator import keep_freed_memory
+from est_analysis.train.checkpoint import sync
 from est_analysis.train.growth import apply_growth
 from est_analysis.train.loop import Stopped, stop_requests
 from est_analysis.train.optim import build_optimizer, learning_rate, set_learning_rate
@@ -29,10 +30,6 @@ Bank = ResidualNetBank | MLPBank
 Batch = tuple[Float[Tensor, "N B d"], Float[Tensor, "N B"] | Int64[Tensor, "N B"]]
 _STATE = "state.pt"
 _TRANSITION_MASKS = 8  # subnetworks whose loss is averaged on either side of a transition
-
-
-class Diverged(InputError):
-    """A loss stopped being finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +203,9 @@ class _BankTrainer:
         }
         try:
             torch.save(state, temporary)
+            sync(temporary)
             temporary.replace(path)
+            sync(path.parent)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
             raise InputError(f"could not write {path} ({error}); free some space and run again") from error

@@ -9,6 +9,7 @@ by a stored pointer.
 import os
 import pickle
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,11 @@ class Checkpoints:
 
     def _prune(self) -> None:
         for step in self.resumable()[:-_STATES_KEPT]:
-            if step in self.permanent:
-                (self.path(step) / _STATE).unlink()
-            else:
-                self._remove(step)
+            with suppress(OSError):  # the new checkpoint is whole; a later save or sweep cleans up
+                if step in self.permanent:
+                    (self.path(step) / _STATE).unlink()
+                else:
+                    self._remove(step)
 
     def _remove(self, step: int) -> None:
         # Renamed first: a kill half-way must not leave a part under a name that means complete.
@@ -136,8 +138,11 @@ class Checkpoints:
         folder = self.path(step)
         try:
             weights = load_folder(folder).state_dict()
-            state = torch.load(folder / _STATE, weights_only=True)
+            # On the CPU, wherever it was saved: the optimizer moves it to its parameters.
+            state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
             model.load_state_dict(weights)
+        except torch.OutOfMemoryError:  # a RuntimeError, but no damage
+            raise
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             earlier = [s for s in self.resumable() if s < step]
             fallback = f"delete it to resume from step {earlier[-1]}" if earlier else "delete the run to start again"

@@ -29,6 +29,7 @@ TRAIN = [
         ["--method", "raptr", "--option", "output_scale=inv"],
         "unknown output scale 'inv': did you mean 'inv_p'? Known: ",
     ),
+    (["--method", "raptr", "--option", "output_scale=1"], "unknown output scale '1.0': Known: inv_p, linear_gap, "),
     (["--option", "output_scale=inv_p"], "unknown option 'output_scale' of method est; its options are head_sampling"),
     (["--option", "head_sampling"], "option 'head_sampling' has no value; write NAME=VALUE"),
     (["--objective", "ul2"], "family gpt2 cannot be trained on 'ul2'; use causal"),

@@ -23,6 +23,11 @@ def _entry(data):
     return data.tokenizer_folder.parent
 
 
+def _folders(place):
+    """All that is there, but for the locks."""
+    return [path for path in place.iterdir() if path.is_dir()]
+
+
 def _mtimes(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -105,7 +110,7 @@ def test_damaged_entry_is_rebuilt(corpus, tmp_path, damage):
     DAMAGE[damage](entry)
     again = load_tokens(corpus, "bytes", cache_dir=tmp_path / "cache")
     assert (again.train.tolist(), again.hash) == (train, first.hash)
-    assert [path.name for path in entry.parent.iterdir()] == [entry.name]
+    assert _folders(entry.parent) == [entry]
     assert again.tokenizer.decode([104, 105]) == "hi"
 
 
@@ -125,7 +130,7 @@ load_tokens(open_corpus(sys.argv[1]), "bytes", cache_dir=sys.argv[2])
 def test_killed_build_is_not_mistaken_for_a_finished_one(folder, corpus, tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(tmp_path / "cache")], check=False)
     assert killed.returncode == -signal.SIGKILL
-    left = list((tmp_path / "cache" / "tokens").iterdir())
+    left = _folders(tmp_path / "cache" / "tokens")
     assert len(left) == 1
     data = load_tokens(corpus, "bytes", cache_dir=tmp_path / "cache")
     assert len(data.train) == data.num_bytes["train"] + sum(s == "train" for s, _ in corpus.documents())
@@ -159,25 +164,52 @@ def test_processes_at_once(folder, tmp_path):
         process.join(timeout=60)
     assert len(seen) == 1
     assert all(process.exitcode == 0 for process in processes)
-    assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
+    assert len(_folders(tmp_path / "cache" / "tokens")) == 1
 
 
-def test_another_process_finishing_first_wins(tmp_path):
+def _build(folder, barrier):
+    def build(new):
+        time.sleep(0.2)  # the others would begin, too
+        with (folder.parent / "builds").open("a") as file:
+            file.write("one\n")
+        return {}
+
+    barrier.wait()
+    cache.cached_folder(folder, build)
+
+
+def test_of_processes_that_ask_at_once_one_builds(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+    processes = [context.Process(target=_build, args=(tmp_path / "key", barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert (tmp_path / "builds").read_text() == "one\n"
+    assert _folders(tmp_path) == [tmp_path / "key"]
+
+
+def test_another_machine_finishing_first_wins(tmp_path):
+    """Locks may not reach it."""
+
     def build(folder):
         (folder / "x").write_text("ours")
-        cache.cached_folder(tmp_path / "key", lambda other: {"who": (other / "x").write_text("theirs")})
+        cache.cached_folder(tmp_path / "other" / "key", lambda other: {"who": (other / "x").write_text("theirs")})
+        (tmp_path / "other" / "key").rename(tmp_path / "here" / "key")
         return {"who": "ours"}
 
-    cache.cached_folder(tmp_path / "key", build)
-    assert (tmp_path / "key" / "x").read_text() == "theirs"
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    cache.cached_folder(tmp_path / "here" / "key", build)
+    assert (tmp_path / "here" / "key" / "x").read_text() == "theirs"
+    assert _folders(tmp_path / "here") == [tmp_path / "here" / "key"]
 
 
 def test_failed_build_leaves_nothing(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(tokens_module, "separator_id", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         load_tokens(corpus, "bytes", cache_dir=tmp_path / "cache")
-    assert not list((tmp_path / "cache" / "tokens").iterdir())
+    assert not _folders(tmp_path / "cache" / "tokens")
 
 
 def test_default_cache(corpus, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A checkpoint, a text and settings -> what is measured and how, for runs of ours and models of every kind."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,31 @@ def found(prepared, settings, **options):
 
 
 # --- prepare ----------------------------------------------------------------------------------------------------------
+
+
+OWN_TOKENIZER = """
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+class Own(PreTrainedTokenizerFast):
+    def __init__(self, **more):
+        super().__init__(**{{**more, "tokenizer_object": Tokenizer.from_file({words!r})}})
+"""
+
+
+def test_a_tokenizer_with_code_of_its_own_is_the_one_that_was_loaded(folder, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(t.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    path = folder("causal")
+    settings = replace(settings, seq_len=8)
+    plain = prepare(load(locate(path)), settings)
+    words = (path / "tokenizer.json").rename(path / "words.json")
+    (path / "own.py").write_text(OWN_TOKENIZER.format(words=str(words)))
+    config = path / "tokenizer_config.json"
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | own))
+    prepared = prepare(load(locate(path), trust_remote_code=True), settings)
+    assert type(prepared.loaded.tokenizer).__name__ == "Own"
+    assert prepared.identity == plain.identity
 
 
 def test_a_run_of_ours_is_measured_as_it_was_trained(loaded, settings):

@@ -312,7 +312,7 @@ def test_stacking_costs_what_raptr_costs():
         (
             "gradual_stacking",
             {"options": {"optimizer": "coppy"}},
-            "unknown optimizer growth 'coppy': did you mean 'copy'",
+            "unknown optimizer 'coppy': did you mean 'copy'",
         ),
         ("raptr_reversed", {"schedule": "gpt2-est"}, "samples heads or MLP columns, raptr_reversed only layers"),
         ("stochastic_depth", {"schedule": "gpt2-est"}, "samples heads or MLP columns, stochastic_depth only layers"),

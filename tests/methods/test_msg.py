@@ -338,7 +338,7 @@ def test_new_layers_are_copies_that_are_new_to_the_optimizer_unless_told_otherwi
             {"which": "llama", "schedule": "1:0.125,0.5,0.5; 2:1,1,1"},
             "is 0.5 heads of a key/value group; use a multiple",
         ),
-        ({"optimizer": "new"}, "unknown optimizer growth 'new'"),
+        ({"optimizer": "new"}, "unknown optimizer 'new'"),
         (
             {"grow_time": 0},
             "grow_time=0 must be a number of steps from 1 to 4, the shortest stage of schedule 'gpt2-msg'",

@@ -57,7 +57,7 @@ def test_options_reach_the_growth():
         (None, {"shape": replace(SHAPE, num_kv_heads=1)}, "p_H=0.5 of 1 key/value heads is 0.5 key/value heads"),
         (None, {"shape": replace(SHAPE, mlp_columns=7)}, "p_M=0.5 of 7 MLP columns"),
         (THREE, {"shape": replace(SHAPE, num_layers=5)}, "p_L=0.5 of 5 layers is 2.5 layers"),
-        (None, {"depth_init": "id"}, "unknown depth initialisation 'id'"),
+        (None, {"depth_init": "id"}, "unknown depth init 'id': Known: copy, zero"),
         (None, {"sym_break": -1.0}, "sym_break=-1.0 must be a number of at least 0"),
         (None, {"sym_break": "yes"}, "sym_break=yes must be a number of at least 0"),
         (None, {"sym_break": float("nan")}, "sym_break=nan must be a number of at least 0"),

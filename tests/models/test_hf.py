@@ -1,6 +1,7 @@
 """Weights to and from Hugging Face: equal logits both ways, and nothing damaged or foreign is ever accepted."""
 
 import contextlib
+import json
 import shutil
 
 import pytest
@@ -208,7 +209,7 @@ def test_weights_of_another_family_under_our_config(folder):
 def test_a_pickle_is_never_read(folder, theirs):
     (folder / WEIGHTS).unlink()
     torch.save(theirs.state_dict(), folder / "pytorch_model.bin")
-    assert f"has no {WEIGHTS}" in _refusal(folder, folder)
+    assert f"no weights in '{folder}'; it needs {WEIGHTS} (or its" in _refusal(folder, folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-3, 0.01, 0.1, 0.5, 0.99, "one byte less"])
@@ -235,14 +236,21 @@ def test_a_bad_shard_index(folder, text):
     (folder / WEIGHTS).unlink()
     index = folder / "model.safetensors.index.json"
     index.write_text(text)
-    _refusal(folder, folder / "gone.safetensors" if "gone" in text else index)
+    _refusal(folder, folder if "gone" in text else index)
 
 
 def test_a_missing_shard(theirs, tmp_path):
     theirs.save_pretrained(tmp_path, max_shard_size="10KB")
     shard = min(tmp_path.glob("*.safetensors"))
     shard.unlink()
-    _refusal(tmp_path, shard)
+    assert f"lacks the shard '{shard.name}' that its index lists" in _refusal(tmp_path, tmp_path)
+
+
+def test_an_index_does_not_lead_out_of_the_folder(folder):
+    (folder / WEIGHTS).rename(folder.parent / "outside.safetensors")
+    names = dict.fromkeys(["transformer.wte.weight"], "../outside.safetensors")
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": names}))
+    assert "lacks the shard 'outside.safetensors'" in _refusal(folder, folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A bank trains as its nets would one by one, charges what ran, and survives being stopped."""
 
+import errno
 import os
 import signal
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from est_analysis.errors import InputError
+from est_analysis.errors import Diverged, InputError
 from est_analysis.methods import build_method
 from est_analysis.models.bank import ResidualNetBank
 from est_analysis.models.resnet import ResidualNet
@@ -137,7 +138,17 @@ def test_what_it_cannot_do_is_refused(tmp_path):
         train_bank(_job(tmp_path, "full"))
 
 
+def test_a_state_is_on_disk_before_it_replaces_the_last(tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("est_analysis.train.bank.sync", fail)
+    with pytest.raises(InputError, match=r"could not write .*state\.pt \(.*Input/output error"):
+        train_bank(_job(tmp_path, "full"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_loss_that_is_not_finite_stops_it(tmp_path):
     broken = _job(tmp_path, "full", batch=lambda step: (_batch(step)[0] * float("nan"), _batch(step)[1]))
-    with pytest.raises(InputError, match="seed 0 is nan at step 5"):
+    with pytest.raises(Diverged, match="seed 0 is nan at step 5"):
         train_bank(broken)

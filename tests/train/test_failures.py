@@ -5,6 +5,7 @@ import os
 import resource
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,6 +177,41 @@ def test_an_error_of_ours_is_not_mistaken_for_a_full_disk(harness, tmp_path, mon
     with pytest.raises(RuntimeError, match=r"^expected scalar type$"):
         harness.train(tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["unlink", "rename"])
+def test_old_checkpoints_that_cannot_be_deleted_stop_nothing(harness, tmp_path, monkeypatch, call):
+    def fail(self, *arguments, **named):
+        if self.name.startswith(("step", "trainer.pt")):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(self, *arguments, **named)
+
+    real = getattr(Path, call)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, fail)
+        job = harness.train(tmp_path)
+    assert len(job.checkpoints.resumable()) > 2
+    job.checkpoints.save(13, job.model, {})
+    assert job.checkpoints.resumable() == [12, 13]
+
+
+def test_state_saved_on_a_gpu_is_read_on_the_cpu(harness, tmp_path, monkeypatch):
+    job = harness.train(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        job.checkpoints.save(13, job.model, {"moment": torch.ones(2)})
+    moment = job.checkpoints.load(13, job.model)["moment"]
+    assert (moment.device.type, moment.tolist()) == ("cpu", [1, 1])
+
+
+def test_memory_that_runs_out_is_no_damage(harness, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    job = harness.train(tmp_path)
+    monkeypatch.setattr("est_analysis.train.checkpoint.torch.load", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        job.checkpoints.load(12, job.model)
 
 
 @pytest.mark.parametrize(

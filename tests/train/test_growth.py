@@ -170,5 +170,5 @@ def test_a_run_without_growth_before_it_is_told_apart(harness, tmp_path, unbroke
 
 
 def test_an_unknown_option_is_refused_before_training(harness, tmp_path):
-    with pytest.raises(InputError, match="unknown optimizer growth"):
+    with pytest.raises(InputError, match="unknown optimizer 'other'"):
         harness.job(tmp_path, **_stacking("other"))

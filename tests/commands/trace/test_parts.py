@@ -1,5 +1,6 @@
 """`est trace` in parts: shards and `est merge`, revisions, after a kill, in two processes."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,6 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+
+import pytest
+
+from est_analysis.commands.trace import _measure
+from est_analysis.commands.trace_series import _Kept
+from est_analysis.errors import InputError
+from est_analysis.experiments.trace import TraceSettings
 
 
 def lines(path):
@@ -46,6 +55,54 @@ def test_a_curve_over_revisions_and_a_duplicate_refused(trace, run, tmp_path):
     table = trace(series, "--revisions step*").out
     assert f"refused: the same weights as {steps[0]}" in table
     assert "--revisions 'step*' goes over many" in trace(series, "--revisions step* --out x").error
+
+
+RECORDS = [{"revision": f"step{step}", "weight_hash": f"{step}", "trace": 0.1 * step} for step in range(3)]
+
+
+@pytest.fixture
+def series(tmp_path):
+    """A series on the hub with three records, opened anew at each call, and its file."""
+
+    def series():
+        return _Kept("someone/series", TraceSettings(), {"loss": "auto"})
+
+    (tmp_path / "cache" / "traces").mkdir(parents=True)
+    kept = series()
+    for record in RECORDS:
+        kept.add(record)
+    return series, next((tmp_path / "cache" / "traces").glob("*.series"))
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "3", '{"revision": "step1"}', "\xff"])
+def test_a_damaged_line_of_a_series_is_measured_again(series, line):
+    opened, file = series
+    assert list(opened().records.values()) == RECORDS
+    lines = file.read_bytes().splitlines()
+    damaged = b"\n".join([lines[0], line.encode("latin-1"), lines[2]])
+    file.write_bytes(damaged)
+    kept = opened()
+    assert list(kept.records.values()) == [RECORDS[0], RECORDS[2]]
+    assert file.read_bytes() == damaged, "a kill while it is opened could lose it"
+    kept.add(RECORDS[1])
+    assert sorted(opened().records) == ["step0", "step1", "step2"]
+
+
+def test_a_series_that_cannot_be_read_or_written(series, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened, file = series
+    before = file.read_bytes()
+    kept = opened()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"could not write .*\.series \(No space left on device\); free some space"):
+        kept.add(RECORDS[0] | {"revision": "step9"})
+    assert file.read_bytes() == before
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(InputError, match=r"cannot read .*\.series \(Is a directory\); delete it to measure the series"):
+        opened()
 
 
 ARGUMENTS = ["--seq-len", "32", "--micro-batch", "1", "--probes", "2", "--threads", "1", "--rel-se", "1e-9"]
@@ -94,3 +151,11 @@ def test_two_processes_measure_what_one_does(record, run, shared, tmp_path):
     two = json.loads(found.stdout)
     assert (two["trace"], two["stderr"], two["pairs"]) == (whole["trace"], whole["stderr"], 8)
     assert lines(tmp_path / "two.jsonl") == lines(tmp_path / "whole.jsonl")
+
+
+def test_processes_that_would_measure_different_things_are_refused(monkeypatch):
+    prepared = SimpleNamespace(identity={"probes": 8})
+    monkeypatch.setattr("est_analysis.experiments.trace.prepare", lambda loaded, settings: prepared)
+    ranks = SimpleNamespace(union=lambda items: [*items, {"probes": 4}])
+    with pytest.raises(InputError, match="different sizes; give --micro-batch and --probes"):
+        _measure(None, None, None, (0, 2), None, ranks)
