@@ -17,7 +17,6 @@ from est_analysis.experiments.grid_rates import (
 from est_analysis.experiments.rate_sweep import LIMITS, MORE_SEEDS, RATES, best_rates, beyond, finalists
 
 DATA = Path(__file__).parents[2] / "paper_figures" / "data"
-ON_MORE_SEEDS = ("gpt2", "llama", "megatron-bert")  # swept to the end; T5 has the best of one seed
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +46,7 @@ def test_the_committed_sweep_tried_all_rates_and_what_follows(committed):
         for _, seeds in runs.groupby("lr")["seed"]:
             assert seeds.is_unique
         seeds = runs.groupby("lr")["seed"].agg(set)
-        if name[0] in ON_MORE_SEEDS:
-            assert all(seeds[rate] == {100, *MORE_SEEDS} for rate in last[name])
+        assert all(seeds[rate] == {100, *MORE_SEEDS} for rate in last[name])
     assert beyond(committed) == {}
     assert set(committed["seed"]) == {*SCALES["rates"].seeds, *MORE_SEEDS}
     assert not set(committed["seed"]) & set(SCALES["quick"].seeds)
