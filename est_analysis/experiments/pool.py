@@ -75,7 +75,12 @@ def _call(function: Callable[..., Any], arguments: tuple) -> Any:
     if _stopping is not None and _stopping.is_set():
         raise Stopped("not started")
     with _working:
-        return function(*arguments)
+        try:
+            return function(*arguments)
+        except Stopped:
+            if _stopping is not None:
+                _stopping.set()  # at once: the parent looks now and then, and this process would begin the next call
+            raise
 
 
 def _prepare_worker(stopping: Event, parent: int) -> None:

@@ -55,7 +55,7 @@ def test_a_checkpoint_that_was_not_kept_is_named(measured):
 
 def test_flatness_measures_models_of_python_source_only_and_late_checkpoints():
     found = {(entry.language, entry.label): entry for entry in entries(SCALES["quick"], corpus="python")}
-    assert found["text", "est"].downstream.steps == (280, 360, 480, 600)
+    assert found["text", "est"].downstream.steps == (0, 240, 280, 360, 480, 600)
     assert found["text", "full"].downstream.steps == (0, 240, 280, 360, 480, 600)
     assert found["text", "full/half"].downstream.steps == (300,)
     assert found["hmm", "est"].downstream is None

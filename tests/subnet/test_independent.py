@@ -77,7 +77,7 @@ def test_without_factors_the_units_are_the_same():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"law": "bernouli"}, "unknown sampling law 'bernouli': did you mean 'bernoulli'?"),
+        ({"law": "bernouli"}, "unknown law 'bernouli': did you mean 'bernoulli'?"),
         ({"law": "bernoulli"}, "law bernoulli draws every head by itself, but these share keys and values"),
     ],
 )
