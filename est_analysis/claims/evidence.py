@@ -36,6 +36,7 @@ SOURCES = (
     Source(recipe="poly-raptr-vs-pld", scale="report", file="poly_raptr_vs_pld.csv"),
     Source(recipe="transition-smoothness", scale="quick", file="poly_transitions_quick.csv"),
     Source(recipe="transition-smoothness", scale="report", file="poly_transitions.csv"),
+    Source(recipe="stability-vs-depth", scale="quick", file="stability_vs_depth_quick.csv"),
     Source(recipe="stability-vs-depth", scale="report", file="stability_vs_depth.csv"),
     Source(recipe="grid", scale="quick", file="grid_quick.csv"),
     Source(recipe="grid", scale="report", file="grid_report.csv"),

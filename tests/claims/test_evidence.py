@@ -163,7 +163,7 @@ def test_what_is_not_there_is_untested_with_the_command_that_measures_it(folder)
     assert "no grid_quick.csv or grid_report.csv in" in one.shown.verdict.detail
     assert one.shown.verdict.detail.endswith("est run grid --scale quick measures it")
     assert one.command == "est run grid --scale quick"
-    assert of(judge_all(folder), "raptr.stability-norm").command == "est run stability-vs-depth --scale report"
+    assert of(judge_all(folder), "raptr.stability-norm").command == "est run stability-vs-depth --scale quick"
     assert of(judge_all(folder), "est.printed-savings.msg").shown.verdict.verdict == "untested"
 
 
