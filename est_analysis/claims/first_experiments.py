@@ -1,6 +1,6 @@
-"""What the reviews of both papers would try first, on nets so small that ten seeds are cheap.
+"""What summary pages of both papers would try first, on nets so small that ten seeds are cheap.
 
-Some of it the papers assert of their own, far larger models; some only a review asks. `locus` says which: a review's
+Some of it the papers assert of their own, far larger models; some only a summary asks. `locus` says which: its
 question is not ascribed to a paper. All regions were written before the first run at quick scale. Pilots fixed sizes
 and steps: of the full nets, one each of EST and RaPTr on digits for its time, all on seeds that are not reported, and
 one of the linear nets at other sizes. Learning rates are each training's own best of six: of four in a first pass, in

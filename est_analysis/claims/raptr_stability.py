@@ -76,12 +76,9 @@ def depth_exponent(frame: pd.DataFrame, method: str) -> Measured:
 def exponent_beside_theory(frame: pd.DataFrame) -> Measured:
     """`depth_exponent` with residual connections and norms, minus the exact law's of infinite width at those depths."""
     found = depth_exponent(frame, "residual+norm")
-    depths = np.array(
-        [step for step in frame.loc[frame["method"] == "residual+norm", "step"].unique() if step >= FIT_FROM]
-    )
+    depths = frame.loc[(frame["method"] == "residual+norm") & (frame["step"] >= FIT_FROM), "step"].unique()
     exact = _exact_exponent("residual+norm", np.sort(depths))
-    low, high = found.interval or (np.nan, np.nan)
-    interval = (low - exact, high - exact) if found.interval else None
+    interval = found.interval and (found.interval[0] - exact, found.interval[1] - exact)
     return replace(found, effect=found.effect - exact, interval=interval)
 
 

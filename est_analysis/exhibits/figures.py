@@ -140,7 +140,7 @@ def est_downstream(data: DataFolder) -> Figures:
 
 
 def first_experiments(data: DataFolder) -> Figures:
-    """The first experiments that reviews name: nets of two layers, stacks without parts, linear nets."""
+    """What summaries of the papers would try first: nets of two layers, stacks without parts, linear nets."""
     frame = data.rows("first-experiments")
     return {
         "first_gaps": plots.first_gaps(frame),

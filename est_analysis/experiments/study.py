@@ -63,6 +63,6 @@ class Study:
             raise InputError(f"workers={request.workers} must be 1 or more, or 0 for the recipe's own number")
         if request.seeds is not None and request.seeds < 1:
             raise InputError(f"seeds={request.seeds} must be at least 1")
-        if request.corpus not in ("", "python") and not self.on_text:
+        if request.corpus != "python" and not self.on_text:
             raise InputError(f"recipe {self.name} trains on no text; leave '--corpus {request.corpus}' away")
         return self.measure(request)

@@ -77,7 +77,7 @@ def caveat(context: Mapping[str, Any]) -> str:
     repeats = f"{seeds} seed{'' if seeds == 1 else 's'}" if seeds else "few seeds"
     return (
         f"The sizes are ours: nets of a few thousand parameters, {repeats} a training, on 1,297 images or on "
-        "polynomials. Neither paper trains such nets; most of this their reviews ask, and the papers' own sentences "
+        "polynomials. Neither paper trains such nets; most of this summaries ask, and the papers' own sentences "
         "are about models thousands of times larger, which could not be read in full for RaPTr. Each training has its "
         "best learning rate of six on seeds that are not shown. The digits are few enough to be learned by heart, so "
         "a method that regularises is favoured there. A verdict here is about this setting alone."

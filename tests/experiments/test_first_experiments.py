@@ -178,7 +178,7 @@ def test_too_many_units_to_enumerate_are_refused():
 def test_the_smallest_scale_is_judged(tmp_path, monkeypatch):
     few = list(product(("polynomial",), ("mlp",), ("full", "est", "short")))
     monkeypatch.setattr(study, "trainings", lambda: few)
-    request = Request(scale="smoke", corpus="", seeds=1, runs=tmp_path, workers=1, say=lambda line: None)
+    request = Request(scale="smoke", corpus="python", seeds=1, runs=tmp_path, workers=1, say=lambda line: None)
     frame, facts = study.STUDY.run(request)
     verdicts = {one.claim: one for one in judge(CLAIMS.values(), frame, "smoke")}
     assert {one.verdict for one in verdicts.values()} == {"inconclusive", "untested"}  # one seed has no interval

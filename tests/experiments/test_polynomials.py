@@ -109,7 +109,7 @@ def test_every_claim_of_a_recipe_can_be_judged(study, tmp_path):
     from est_analysis.experiments.study import Request
 
     lines = []
-    request = Request(scale="smoke", corpus="", seeds=1, runs=tmp_path, workers=2, say=lines.append)
+    request = Request(scale="smoke", corpus="python", seeds=1, runs=tmp_path, workers=2, say=lines.append)
     frame, facts = study.run(request)
     claims = [claim for claim in CLAIMS.values() if claim.recipe == study.name]
     assert len(claims) >= 5
