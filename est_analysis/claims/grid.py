@@ -102,7 +102,7 @@ def _end_points(rows: pd.DataFrame, method: str) -> dict[int, dict[float, tuple[
         for seed in losses.index:
             found.setdefault(int(seed), {})[float(budget)] = (float(spent[seed]), float(losses[seed]))
     if not found:
-        raise NotMeasured(f"no run of method '{method}'")
+        raise NotMeasured(f"no run of method '{method}' at this scale")
     return found
 
 

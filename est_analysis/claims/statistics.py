@@ -101,7 +101,7 @@ def runs_of(frame: pd.DataFrame, method: str, metric: str) -> dict[int, pd.Serie
     """
     runs = frame[frame["method"] == method]
     if runs.empty:
-        raise NotMeasured(f"no run of method '{method}'")
+        raise NotMeasured(f"no run of method '{method}' at this scale")
     if runs["schedule"].nunique() > 1:
         raise NotMeasured(f"'{method}' was run with {runs['schedule'].nunique()} schedules: keep one in the frame")
     if (runs.groupby("seed")["run_id"].nunique() > 1).any():

@@ -106,7 +106,7 @@ SCALES: dict[str, GridScale] = {
         contenders=LONGER,
         budgets=(0.5,),
         frontier=("full",),
-        cost="an hour on two cores: GPT-2, and Llama with four contenders, for four times the steps",
+        cost="75 minutes on two cores: GPT-2, and four contenders on Llama and BERT, for four times the steps",
     ),
 }
 

@@ -44,6 +44,7 @@ _LONGER_THOUSANDTHS: Mapping[str, Mapping[str, float]] = {
         "staged": 16,
     },
     "llama": {"full": 8, "short": 8, "est": 4, "raptr": 8},
+    "megatron-bert": {"full": 8, "short": 4, "est": 4, "raptr": 8},
 }
 BEST_RATE_LONGER: Rates = {
     family: {label: rate / 1000 for label, rate in rates.items()} for family, rates in _LONGER_THOUSANDTHS.items()

@@ -142,7 +142,7 @@ def test_a_planted_grid_and_curves(tmp_path, make_frame):
         assert cells[row, DIFFERENCE].ours.effect == pytest.approx(synthetic_grid["GAPS"][method])
         saved = 100 * (1 - synthetic_grid["SHARES"][method])
         assert cells[row, "saving of all FLOPs"].ours.effect == pytest.approx(saved)
-    assert cells["Staged Training", "loss"].why == "no run of method 'staged'"
+    assert cells["Staged Training", "loss"].why == "no run of method 'staged' at this scale"
     cells = EXHIBITS["est-table3"].draw(data).cells
     assert cells["EST", DIFFERENCE].source == "grid on gpt2, quick scale, 3 seeds"
     assert cells["EST-ONE-STAGE", DIFFERENCE].why == "'est run est-ablations --scale quick' measures it"
