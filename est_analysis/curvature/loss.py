@@ -102,6 +102,7 @@ class LanguageModelObjective:
         model: any model whose output has `logits`.
         kind: how `labels` become targets.
         parameters: trained tensors by name, detached, tied ones once.
+        head: the output matrix, where the loss can be cut.
     """
 
     def __init__(self, model: nn.Module, kind: LossKind):
@@ -114,7 +115,7 @@ class LanguageModelObjective:
         self.kind = kind
         self.parameters = _parameters(model)
         self._dtype = next(iter(self.parameters.values())).dtype
-        self._head = Head.of(model)
+        self.head = Head.of(model)
         self._options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
 
     @property
@@ -206,7 +207,7 @@ class LanguageModelObjective:
             return torch.func.functional_call(self.model, parameters, (), {**inputs, **self._options}).logits
 
         with _evaluating(self.model), _twice_differentiable(self._dtype):
-            return self._head.inputs(call, parameters)
+            return self.head.inputs(call, parameters)
 
     def _shifted_right(self, targets: Tensor) -> Tensor:
         """What an encoder-decoder reads to predict `targets`: the start token and all targets but the last.

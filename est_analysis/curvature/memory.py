@@ -93,10 +93,11 @@ class _Widths:
 
         def note(module: nn.Module, args, output) -> None:
             first = output[0] if isinstance(output, tuple) else output
-            if type(first) is Tensor:  # not the stand-in for logits
+            if isinstance(first, Tensor):
                 seen.append(first.numel() // tokens)
 
-        leaves = [module for module in objective.model.modules() if not any(module.children())]
+        # What stands for the logits has their shape and not their memory.
+        leaves = [m for m in objective.model.modules() if not any(m.children()) and m is not objective.head.module]
         hooks = [module.register_forward_hook(note) for module in leaves]
         ids = torch.zeros(1, tokens, dtype=torch.long, device=next(objective.model.parameters()).device)
         try:

@@ -311,6 +311,7 @@ class _Trainer:
         mine = self.job.validation[self.ranks.rank :: self.ranks.world_size]
         total = torch.zeros(2, dtype=torch.float64, device=self.execution.device)
         mask = self.job.method.model_mask(self.done.step)
+        mask = mask and mask.to(self.execution.device)
         for batch in mine:
             with self._autocast():
                 loss = self.model.loss(*self._on_device(batch), mask=mask)
