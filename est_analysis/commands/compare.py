@@ -50,6 +50,8 @@ def compare(
     how = {"loss": loss, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     prepared = prepare_alike([open_checkpoint(name, None, how) for name in checkpoints], settings)
     console = Console(stderr=True)
+    for reason in dict.fromkeys(one.fallback for one in prepared if one.fallback):
+        console.print(f"engine hvp instead of taylor: {reason}", highlight=False, soft_wrap=True)
     found = compare_checkpoints(prepared, settings, on_round=lambda compared: console.print(_line(compared)))
     record = _record(found, settings)
     print(json.dumps(record, indent=1)) if as_json else _print(record)
@@ -88,13 +90,9 @@ def _record(found: Any, settings: Any) -> dict[str, Any]:
 
 
 def _kinds(prepared: Any, estimate: Any) -> dict[str, float]:
-    import torch
+    from est_analysis.curvature.blocks import by_batch, kind_totals
 
-    from est_analysis.curvature.blocks import kind_totals
-
-    rows = torch.tensor([sample.blocks for sample in estimate.samples], dtype=torch.float64)
-    weights = torch.tensor([sample.weight for sample in estimate.samples], dtype=torch.float64)
-    return {row.kind: row.trace for row in kind_totals(prepared.objective, rows, weights)}
+    return {row.kind: row.trace for row in kind_totals(prepared.objective, *by_batch(estimate.samples))}
 
 
 def _print(record: dict[str, Any]) -> None:

@@ -121,13 +121,9 @@ def finite(value: Any) -> Any:
 
 
 def _blocks(prepared: Any, found: Any) -> tuple[list[dict], list[dict]]:
-    import torch
+    from est_analysis.curvature.blocks import breakdown, by_batch, kind_totals
 
-    from est_analysis.curvature.blocks import breakdown, kind_totals
-
-    rows = torch.tensor([sample.blocks for sample in found.samples], dtype=torch.float64)
-    weights = torch.tensor([sample.weight for sample in found.samples], dtype=torch.float64)
-    tables = (make(prepared.objective, rows, weights) for make in (breakdown, kind_totals))
+    tables = (make(prepared.objective, *by_batch(found.samples)) for make in (breakdown, kind_totals))
     blocks, kinds = ([{k: finite(v) for k, v in asdict(row).items()} for row in table] for table in tables)
     return blocks, kinds
 

@@ -48,6 +48,7 @@ def _trace(label: str, loaded: Any, settings: Any) -> dict[str, Any]:
     prepared = prepare(loaded, settings)
     file = default_file(prepared.identity)
     with Live(label, shown=True) as live:
+        live.announce(prepared)
         estimate = measure(prepared, budget_of(settings, prepared), file=file, on_estimate=live.update)
     return record_of(prepared, estimate, file, settings)
 

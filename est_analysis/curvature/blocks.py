@@ -6,13 +6,15 @@ counts as embeddings (CamemBERT registers its head first, and there it counts as
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from est_analysis.curvature.estimate import Sample
 from est_analysis.curvature.loss import Objective
 from est_analysis.errors import InputError
 
@@ -85,6 +87,19 @@ def group_of(name: str) -> str:
     return next((kind for kind, pattern in patterns if re.search(pattern, name.lower())), "other")
 
 
+def by_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """What `breakdown` takes, of measurements: later sweeps over the same batches add probes, not batches.
+
+    Returns:
+        (m, parameter tensors) float64, one row a batch, the mean over all its probes; and (m,), targets of each.
+    """
+    found: dict[int, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.batch, []).append(sample)
+    rows = [np.average([s.blocks for s in same], axis=0, weights=[s.pairs for s in same]) for same in found.values()]
+    return torch.tensor(np.array(rows)), torch.tensor([same[0].weight for same in found.values()]).double()
+
+
 def breakdown(
     objective: Objective, blocks: Tensor, weights: Tensor | None = None, *, kind_of: Callable[[str], str] = group_of
 ) -> list[BlockTrace]:
@@ -95,7 +110,7 @@ def breakdown(
 
     Args:
         objective: whose curvature it is.
-        blocks: (m, parameter tensors), one row a batch, the mean over its probes, as in `Measurement.blocks`.
+        blocks: (m, parameter tensors), one row a batch, the mean over its probes, as `by_batch` gives them.
         weights: (m,), targets of each batch; all alike if not given.
         kind_of: the kind of a parameter, by its name.
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from est_analysis.curvature.blocks import BlockTrace, group_of, kind_totals
+from est_analysis.curvature.blocks import BlockTrace, by_batch, group_of, kind_totals
 from est_analysis.curvature.checkpoint import Loaded, load
 from est_analysis.curvature.hvp import HessianOperator
 from est_analysis.curvature.lanczos import top_eigenvalues
@@ -137,10 +137,9 @@ def _groups(loaded: Loaded, settings: TraceSettings) -> list[BlockTrace]:
     """The whole (of kind ""), then each group."""
     prepared = prepare(loaded, settings)
     samples = measure(prepared, budget_of(settings, prepared)).samples
-    blocks = torch.tensor([sample.blocks for sample in samples], dtype=torch.float64)
-    weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float64)
-    whole = kind_totals(prepared.objective, blocks, weights, kind_of=lambda name: "")
-    return whole + kind_totals(prepared.objective, blocks, weights, kind_of=parameter_kind)
+    measured = by_batch(samples)
+    whole = kind_totals(prepared.objective, *measured, kind_of=lambda name: "")
+    return whole + kind_totals(prepared.objective, *measured, kind_of=parameter_kind)
 
 
 def _top_eigenvalue(loaded: Loaded, settings: CurvatureSettings, spec: TrainSpec) -> float:

@@ -59,7 +59,7 @@ def prepare_alike(loaded: Sequence[Loaded], settings: TraceSettings) -> list[Pre
         micro_batch=min(one.plan.micro_batch for one in found),
         probes=min(one.plan.probes for one in found),
     )
-    return [prepare(one, common) for one in loaded]
+    return [replace(prepare(one, common), fallback=before.fallback) for one, before in zip(loaded, found, strict=True)]
 
 
 def compare_checkpoints(

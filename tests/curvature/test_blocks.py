@@ -1,6 +1,7 @@
 """The split of a trace: names of real models, exact sums, and the standard error."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from transformers import (
     T5Config,
 )
 
-from est_analysis.curvature.blocks import breakdown, group_of, kind_totals, layer_of
+from est_analysis.curvature.blocks import breakdown, by_batch, group_of, kind_totals, layer_of
+from est_analysis.curvature.estimate import Sample, estimate
 from est_analysis.curvature.hvp import HvpEngine
 from est_analysis.curvature.loss import CallableObjective
 from est_analysis.curvature.probes import Probes
@@ -214,6 +216,29 @@ def test_the_total_of_a_kind_has_its_own_error_and_the_sum_of_its_layers():
     members = [i for i, name in enumerate(objective.parameters) if ".mlp." in name]
     assert total.stderr == pytest.approx((blocks[:, members].sum(1).std() / 2).item(), rel=1e-12)
     assert total.scale_invariant == pytest.approx(sum(row.scale_invariant for row in mlps))
+
+
+def test_a_second_sweep_adds_probes_and_no_batches():
+    """Three batches, of which two were measured twice: the rows sum to the estimate, and the whole has its error."""
+    blocks = torch.randn(5, 2, generator=stream(0, "sweeps"), dtype=torch.float64)
+    samples = [
+        Sample(
+            index=i,
+            batch=i % 3,
+            weight=(2, 1, 5)[i % 3],
+            loss=0.0,
+            pairs=2,
+            values=(share.sum().item(),) * 2,
+            seconds=0.0,
+        )
+        for i, share in enumerate(blocks)
+    ]
+    samples = [replace(sample, blocks=tuple(share.tolist())) for sample, share in zip(samples, blocks, strict=True)]
+    found = estimate(samples, engine="hvp")
+    rows = breakdown(Two(), *by_batch(samples))
+    assert sum(row.trace for row in rows) == pytest.approx(found.value, rel=1e-12)
+    (whole,) = kind_totals(Two(), *by_batch(samples), kind_of=lambda name: "all")
+    assert (whole.trace, whole.stderr) == pytest.approx((found.value, found.stderr), rel=1e-12)
 
 
 def test_the_standard_error_is_the_spread_over_repetitions():

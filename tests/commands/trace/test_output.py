@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from est_analysis.curvature.taylor import jet
+
 KEYS = {"trace", "stderr", "pairs", "engine", "loss", "num_parameters", "seconds", "peak_rss_bytes"}
 
 
@@ -106,3 +108,16 @@ def test_an_error_that_cannot_be_told_is_null(est, record, trace, run):
     merged = est("merge", "four.jsonl", "--json").out
     assert "NaN" not in merged
     assert json.loads(merged)["interval"] == [None, None]
+
+
+@pytest.mark.parametrize("line", ["trace {0}", "trace {0} --revisions step*", "compare {0} {1}"])
+def test_every_command_says_that_it_falls_back_to_hvp(line, est, run, shared, monkeypatch):
+    for rule in [rule for rule in jet.RULES if "layer_norm" in str(rule)]:
+        monkeypatch.delitem(jet.RULES, rule)
+    monkeypatch.setattr(jet, "decomposition_table", {})
+    steps = sorted((run / "checkpoints").iterdir())
+    places = (run, run) if "revisions" in line else (steps[-1], steps[0])
+    small = f"--corpus {shared / 'text.txt'} --seq-len 32 --micro-batch 1 --probes 2 --max-pairs 4 --threads 1"
+    result = est(*line.format(*places).split(), *small.split())
+    assert result.code == 0, result.err
+    assert "engine hvp instead of taylor: no Taylor rule for the operator 'aten." in result.err
