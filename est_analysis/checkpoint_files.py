@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from est_analysis.errors import InputError
+from est_analysis.errors import InputError, reason
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,10 +46,3 @@ def weight_files(folder: Path, *names: str) -> list[Path]:
                     )
             return files
     raise InputError(f"no weights in '{folder}'; it needs {' or '.join(names)} (or its shards and index)")
-
-
-def reason(error: Exception, after: str = "") -> str:
-    """The first line of an error message, from behind `after` on if it has that."""
-    text = str(error)
-    lines = (line.strip() for line in text[text.find(after) + len(after) if after in text else 0 :].splitlines())
-    return next(filter(None, lines), type(error).__name__)[:200]

@@ -1,4 +1,4 @@
-"""The one error a user of this package is meant to read: one line that names the value and the fix."""
+"""The errors a user of this package is meant to read: one line that names the value and the fix."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -25,3 +25,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f" did you mean '{near[0]}'?" if near else ""
     return InputError(f"unknown {kind} '{name}':{hint} Known: {', '.join(options)}")
+
+
+def reason(error: Exception, after: str = "") -> str:
+    """The first line of an error message, from behind `after` on if it has that."""
+    text = str(error)
+    lines = (line.strip() for line in text[text.find(after) + len(after) if after in text else 0 :].splitlines())
+    return next(filter(None, lines), type(error).__name__)[:200]

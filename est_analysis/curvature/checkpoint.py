@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from est_analysis.checkpoint_files import read_json, reason
+from est_analysis.checkpoint_files import read_json
 from est_analysis.curvature.locate import Located, quiet
 from est_analysis.curvature.loss import LossKind
 from est_analysis.curvature.weights import hash_of, read_weights
-from est_analysis.errors import InputError, unknown_name
+from est_analysis.errors import InputError, reason, unknown_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from est_analysis.curvature.engine import Measurement
 from est_analysis.curvature.loss import Objective, Parameters
 from est_analysis.curvature.probes import Probes
-from est_analysis.errors import InputError
+from est_analysis.errors import InputError, reason
 
 _NO_SECOND_DERIVATIVE = re.compile(r"derivative for .* is not implemented|once_differentiable")
 
@@ -128,6 +128,7 @@ class _Gradient:
         except RuntimeError as error:
             if not _NO_SECOND_DERIVATIVE.search(str(error)):
                 raise
-            reason = str(error).splitlines()[0]
-            raise InputError(f"no second derivative ({reason}); load with attn_implementation='eager'") from error
+            raise InputError(
+                f"no second derivative ({reason(error)}); load with attn_implementation='eager'"
+            ) from error
         return dict(zip(self._leaves, products, strict=True))

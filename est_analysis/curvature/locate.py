@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from est_analysis.checkpoint_files import reason
 from est_analysis.curvature.weights import SAFE
-from est_analysis.errors import InputError
+from est_analysis.errors import InputError, reason
 
 # *.py runs only under trust_remote_code.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.py")

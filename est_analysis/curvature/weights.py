@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from est_analysis.checkpoint_files import read_json, reason, weight_files
-from est_analysis.errors import InputError
+from est_analysis.checkpoint_files import read_json, weight_files
+from est_analysis.errors import InputError, reason
 
 SAFE, PICKLE = "model.safetensors", "pytorch_model.bin"
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from est_analysis.errors import InputError
+from est_analysis.errors import InputError, reason
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -99,5 +99,4 @@ def _readable(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # `datasets` raises from a dozen file formats and clients; the first line says why
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot read data set '{name}': {reason}") from error
+        raise InputError(f"cannot read data set '{name}': {reason(error)}") from error

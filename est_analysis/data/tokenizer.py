@@ -13,7 +13,7 @@ import numpy as np
 
 from est_analysis.data.cache import cache_root, cached_folder
 from est_analysis.data.corpus import Corpus
-from est_analysis.errors import InputError, unknown_name
+from est_analysis.errors import InputError, reason, unknown_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -221,8 +221,8 @@ def _load_pretrained(spec: str) -> "PreTrainedTokenizerBase":
         try:
             return AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
         except Exception as error:  # it raises nearly anything for a name or folder that holds no tokenizer
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise InputError(f"cannot load tokenizer '{spec}' ({reason}); use one of: {', '.join(_KNOWN)}")
+            why = reason(error)
+    raise InputError(f"cannot load tokenizer '{spec}' ({why}); use one of: {', '.join(_KNOWN)}")
 
 
 def _misspelt(spec: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from est_analysis.data.tokenizer import separator_id
 from est_analysis.downstream.score import Score
 from est_analysis.downstream.subject import Subject
-from est_analysis.errors import InputError
+from est_analysis.errors import InputError, reason
 
 INSTALL = "pip install 'lm-eval[hf]>=0.4.9'"
 
@@ -43,8 +43,9 @@ def measure_suite(subject: Subject, suite: str, *, batch_size: int, few_shot: in
     try:
         found = simple_evaluate(model=model, tasks=tasks, num_fewshot=few_shot, log_samples=False)
     except Exception as error:  # each task downloads its data in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"task {suite}: the harness failed ({reason}); it needs the network for its data") from error
+        raise InputError(
+            f"task {suite}: the harness failed ({reason(error)}); it needs the network for its data"
+        ) from error
     return [score_of(task, found["results"][task], _items(found, task)) for task in tasks]
 
 

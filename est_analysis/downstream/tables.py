@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from est_analysis.errors import InputError
+from est_analysis.errors import InputError, reason
 
 _READERS = {
     ".csv": lambda path: pd.read_csv(path, keep_default_na=False),
@@ -50,5 +50,4 @@ def download_split(name: str, config: str | None, split: str, columns: Sequence[
         table = load_dataset(name, config, split=split)
         return [dict(row) for row in table.select_columns(list(columns))]
     except Exception as error:  # `datasets` raises from a dozen clients and formats
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot download '{name}' ({reason}); give --data a folder with the tables") from error
+        raise InputError(f"cannot download '{name}' ({reason(error)}); give --data a folder with the tables") from error

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from est_analysis.errors import InputError
+from est_analysis.errors import InputError, reason
 from est_analysis.models.conversion import SpecialIds
 from est_analysis.models.hf import load_folder, save_folder
 from est_analysis.models.language_model import LanguageModel
@@ -95,13 +95,13 @@ class Checkpoints:
             sync(self.folder)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            why = getattr(error, "strerror", None) or reason(error)
             if isinstance(error, RuntimeError):
                 if not any(name in str(error) for name in _FAILED_WRITE):
                     raise
-                reason = "the disk is full or not writable"
+                why = "the disk is full or not writable"
             raise InputError(
-                f"could not write the checkpoint of step {step} to {self.folder} ({reason}); {self._last_good()}; "
+                f"could not write the checkpoint of step {step} to {self.folder} ({why}); {self._last_good()}; "
                 "free some space and run the same command to resume"
             ) from error
         self._prune()
@@ -146,6 +146,5 @@ class Checkpoints:
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             earlier = [s for s in self.resumable() if s < step]
             fallback = f"delete it to resume from step {earlier[-1]}" if earlier else "delete the run to start again"
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"checkpoint {folder} is damaged ({reason}); {fallback}") from error
+            raise InputError(f"checkpoint {folder} is damaged ({reason(error)}); {fallback}") from error
         return state
