@@ -8,6 +8,7 @@ import pandas as pd
 
 from .claim import Claim, Measured, NotMeasured
 from .statistics import common_seeds, final_pair, over_seeds, runs_of, speed_up, t_interval, transitions
+from .transition_curve import transition_falls
 
 
 def final_loss_gap(frame: pd.DataFrame, method: str) -> Measured:
@@ -35,45 +36,23 @@ def whole_run_speed_up(frame: pd.DataFrame, method: str) -> Measured:
     )
 
 
-def excess_fall(loss: pd.Series, step: int) -> float:
-    """The loss of the window after `step` minus what the two windows up to `step` predict for it in a straight line.
-
-    Windows may differ in length, so the line runs through their centres.
-    """
-    ends = loss.index.to_numpy(dtype=float)
-    centres = (ends + np.concatenate([[0.0], ends[:-1]])) / 2
-    after = int(np.searchsorted(ends, step, side="right"))
-    if not 2 <= after < len(ends):
-        raise NotMeasured(f"too few windows of train_loss around the transition at step {step}")
-    older, before = loss.iloc[after - 2], loss.iloc[after - 1]
-    slope = (before - older) / (centres[after - 1] - centres[after - 2])
-    return float(loss.iloc[after] - before - slope * (centres[after] - centres[after - 1]))
-
-
 def transition_drop(frame: pd.DataFrame, method: str, *, beside: str = "") -> Measured:
     """How far the training loss falls below its own trend across a transition: the mean over a run's transitions.
 
-    The loss falls anyway while a model trains; only what exceeds that is a drop.
+    The loss falls anyway while a model trains; only what exceeds that is a drop. The interval is no narrower than the
+    noise of the windows makes it (`transition_falls`): three seeds may agree by chance.
 
     Args:
         frame: tidy rows.
         method: whose transitions.
         beside: a method that has none at these steps; what its loss does there, on the same batches, is subtracted.
     """
-    losses, steps = runs_of(frame, method, "train_loss"), transitions(frame, method)
-    rival = runs_of(frame, beside, "train_loss") if beside else losses
-    shared = {seed: (losses[seed], rival[seed]) for seed in common_seeds(losses, rival)}
-    drops = {
-        seed: {
-            step: excess_fall(shared[seed][0], step) - (excess_fall(shared[seed][1], step) if beside else 0.0)
-            for step in steps[seed]
-        }
-        for seed in common_seeds(shared, steps)
-    }
-    per_seed = pd.DataFrame(drops).T
-    each = ", ".join(f"{change:+.4f} at step {step}" for step, change in per_seed.mean().items())
+    falls, errors = transition_falls(frame, method, beside=beside)
+    noise = float(np.sqrt((errors**2).sum(axis=None))) / falls.size
+    each = ", ".join(f"{change:+.4f} at step {step}" for step, change in falls.mean().items())
     less = f"the trend before it{f' and what {beside} does there' if beside else ''} subtracted"
-    return over_seeds(per_seed.mean(axis=1), unit="nats", detail=f"mean over seeds at each transition, {less}: {each}")
+    detail = f"mean over seeds at each transition, {less}: {each}; standard error of the windows {noise:.4f}"
+    return over_seeds(falls.mean(axis=1), unit="nats", detail=detail, noise=noise)
 
 
 def beside_the_full_model(claim: Claim, method: str) -> Claim:

@@ -13,10 +13,10 @@ from est_analysis.theory.sampling_penalty import factorised_penalty, mask_covari
 
 from .claim import Measured, NotMeasured
 from .statistics import common_seeds, final, over_seeds, runs_of
+from .transition_curve import means, sizes, subnet_changes
 
 UNITS = {"digits": "nats", "polynomial": "of the variance"}
 KNOWING_NOTHING = {"digits": log(10), "polynomial": 1.0}  # the loss of a constant guess
-_LEARNED_NOTHING = 0.9  # of that: a net above it has nothing that a transition could break
 
 
 def of_net(frame: pd.DataFrame, task: str, net: str) -> pd.DataFrame:
@@ -71,41 +71,28 @@ def sampling_cost_gap(frame: pd.DataFrame, task: str, method: str, variant: str,
     return over_seeds(costs[0][seeds] - costs[1][seeds], unit=UNITS[task], detail=detail)
 
 
-def subnet_changes(rows: pd.DataFrame, task: str, method: str) -> pd.Series:
-    """Relative change of the subnetwork's held-out loss across a transition, weights unchanged: mean of a run's.
-
-    Raises:
-        NotMeasured: nothing was measured around transitions, or the nets have learned nothing that could change.
-    """
-    before, after = (runs_of(rows, method, f"subnet_loss_{side}") for side in ("before", "after"))
-    whole = runs_of(rows, method, "validation_loss")
-    found = {}
-    for seed in common_seeds(before, after):
-        steps = before[seed].index.intersection(after[seed].index)
-        known = whole[seed].reindex(steps).min() / KNOWING_NOTHING[task]
-        if known > _LEARNED_NOTHING:
-            raise NotMeasured(
-                f"the loss of '{method}', seed {seed}, is still {known:.2f} of that of knowing nothing at its "
-                "transitions: it has learned nothing that could be lost"
-            )
-        found[seed] = float((after[seed][steps] / before[seed][steps] - 1).mean())
-    return pd.Series(found)
+def _changes(frame: pd.DataFrame, task: str, net: str, method: str) -> dict[int, pd.Series]:
+    rows = of_net(frame, task, net)
+    return subnet_changes(rows, method, whole="validation_loss", nothing=KNOWING_NOTHING[task])
 
 
 def subnet_drop(frame: pd.DataFrame, task: str, net: str, method: str) -> Measured:
-    """`subnet_changes` over seeds."""
+    """The mean of `subnet_changes` over transitions, over seeds."""
     detail = "mean over a run's transitions of (subnetwork's loss after / before - 1), same weights, same samples"
-    return over_seeds(subnet_changes(of_net(frame, task, net), task, method), unit="relative", detail=detail)
+    return over_seeds(means(_changes(frame, task, net, method)), unit="relative", detail=detail)
 
 
 def jump_gap(frame: pd.DataFrame, task: str, one: tuple[str, str], other: tuple[str, str]) -> Measured:
-    """Size of the relative change across transitions of (net, method) `one` minus that of `other`, paired by seed."""
-    sizes = [subnet_changes(of_net(frame, task, net), task, method) for net, method in (one, other)]
-    names = [f"{net}: {method}" for net, method in (one, other)]
-    signs = ", ".join(f"{changes.mean():+.3f} ({name})" for changes, name in zip(sizes, names, strict=True))
-    seeds = common_seeds(*sizes)
-    difference = sizes[0][seeds].abs() - sizes[1][seeds].abs()
-    return over_seeds(difference, unit="relative", detail=f"mean change with its sign: {signs}")
+    """Size of the relative changes at transitions of (net, method) `one` minus that of `other`, paired by seed."""
+    changes = [_changes(frame, task, net, method) for net, method in (one, other)]
+    ours, theirs = (sizes(found) for found in changes)
+    signs = ", ".join(
+        f"{means(found).mean():+.3f} ({net}: {method})"
+        for found, (net, method) in zip(changes, (one, other), strict=True)
+    )
+    seeds = common_seeds(ours, theirs)
+    detail = f"mean size of a run's changes; means with their signs: {signs}"
+    return over_seeds(ours[seeds] - theirs[seeds], unit="relative", detail=detail)
 
 
 def full_jump(frame: pd.DataFrame, task: str, net: str, method: str) -> Measured:

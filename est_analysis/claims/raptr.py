@@ -12,6 +12,7 @@ import pandas as pd
 from .checks import beside_the_full_model, final_loss_gap, transition_drop, transition_jump, whole_run_speed_up
 from .claim import Claim, Measured
 from .statistics import over_seeds, saving
+from .transition_curve import WINDOWS
 
 _PAPER = "RaPTr, arXiv 2402.05913"
 
@@ -64,6 +65,7 @@ _CLAIMS = (
         region=(-inf, 0.0),
         recipe="reproduce",
         check=partial(transition_drop, method="raptr"),
+        known=WINDOWS,
     ),
     Claim(
         id="raptr.full-loss-smooth",

@@ -12,9 +12,9 @@ from scipy import stats
 
 from .claim import Claim, Measured, NotMeasured
 from .statistics import common_seeds, final, over_seeds, runs_of, transitions
+from .transition_curve import SIZES, means, sizes, subnet_changes
 
 _PAPER = "RaPTr, arXiv 2402.05913"
-_LEARNED_NOTHING = 0.9  # of the target's variance: a net above it has nothing that a transition could break
 
 
 def top_degree(frame: pd.DataFrame) -> int:
@@ -71,37 +71,20 @@ def simple_first(frame: pd.DataFrame, method: str) -> Measured:
     return over_seeds(pd.Series(gaps), unit="of its power", detail=f"degree {degree} minus degree 1")
 
 
-def transition_changes(frame: pd.DataFrame, method: str) -> pd.Series:
-    """Relative change of the subnetwork's loss across a transition, weights unchanged: a mean of each seed's run.
-
-    Raises:
-        NotMeasured: nothing was measured around transitions, or the nets have learned nothing that could change.
-    """
-    before, after = (runs_of(frame, method, f"subnet_loss_{side}") for side in ("before", "after"))
-    relative = runs_of(frame, method, "relative_loss")
-    found = {}
-    for seed in common_seeds(before, after):
-        steps = before[seed].index.intersection(after[seed].index)
-        least = relative[seed].reindex(steps).min()
-        if least > _LEARNED_NOTHING:
-            raise NotMeasured(
-                f"the loss of '{method}', seed {seed}, is still {least:.2f} of the target's variance at its "
-                "transitions: it has learned nothing that could be lost"
-            )
-        found[seed] = float((after[seed][steps] / before[seed][steps] - 1).mean())
-    return pd.Series(found)
+def _changes(frame: pd.DataFrame, method: str) -> dict[int, pd.Series]:
+    return subnet_changes(frame, method, whole="relative_loss", nothing=1.0)
 
 
 def transition_change(frame: pd.DataFrame, method: str) -> Measured:
-    """`transition_changes` over seeds."""
+    """The mean of `subnet_changes` over transitions, over seeds."""
     detail = "mean over a run's transitions of (loss after / loss before - 1), same weights, same points"
-    return over_seeds(transition_changes(frame, method), unit="relative", detail=detail)
+    return over_seeds(means(_changes(frame, method)), unit="relative", detail=detail)
 
 
 def rougher(frame: pd.DataFrame, variant: str, plain: str) -> Measured:
-    """Size of the change across a transition of `variant` minus that of `plain`, paired by seed."""
-    ours, theirs = transition_changes(frame, variant).abs(), transition_changes(frame, plain).abs()
-    return paired(ours, theirs, unit="relative", detail=f"size of the relative change, {variant} and {plain}")
+    """Size of the changes at transitions of `variant` minus that of `plain`, paired by seed."""
+    ours, theirs = (sizes(_changes(frame, method)) for method in (variant, plain))
+    return paired(ours, theirs, unit="relative", detail=f"mean size of a run's relative changes, {variant} and {plain}")
 
 
 _CONTROL = "ours: a control for the "
@@ -133,6 +116,7 @@ def _transition(id: str, statement: str, threshold: str, region: tuple[float, fl
         region=region,
         recipe="transition-smoothness",
         check=check,
+        known=SIZES if check.func is rougher else "",
     )
 
 

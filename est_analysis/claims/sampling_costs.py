@@ -20,9 +20,9 @@ from est_analysis.theory.sampling_penalty import (
     stage_penalty,
 )
 
-from .checks import excess_fall
 from .claim import NotMeasured
 from .statistics import runs_of, transitions
+from .transition_curve import excess_fall
 
 Matrix = Literal["hessian", "fisher"]
 _KINDS = ("heads", "columns", "layers")

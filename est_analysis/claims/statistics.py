@@ -72,10 +72,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def over_seeds(values: pd.Series, *, unit: str, detail: str) -> Measured:
-    """The mean over seeds of `values` (one a seed) and its t interval."""
-    mean = float(values.mean())
-    return Measured(effect=mean, interval=t_interval(values), unit=unit, seeds=len(values), detail=detail)
+def over_seeds(values: pd.Series, *, unit: str, detail: str, noise: float = 0.0) -> Measured:
+    """The mean over seeds of `values` (one a seed) and its t interval, no narrower than `noise` makes it.
+
+    Args:
+        values: one a seed.
+        unit: of them.
+        detail: as in `Measured`.
+        noise: a standard error of the mean that is known otherwise, well enough for a normal interval.
+    """
+    mean, interval = float(values.mean()), t_interval(values)
+    if interval is not None:
+        half = max(mean - interval[0], float(stats.norm.ppf(0.975)) * noise)
+        interval = (mean - half, mean + half)
+    return Measured(effect=mean, interval=interval, unit=unit, seeds=len(values), detail=detail)
 
 
 _READ: ContextVar[set[str] | None] = ContextVar("runs read", default=None)

@@ -53,6 +53,7 @@ class TraceEstimate:
         stderr: its standard error; NaN below two batches.
         stderr_data: the part from which batches were drawn; NaN if it cannot be told from the other.
         stderr_probes: the part from which probes were drawn; stderr^2 is the sum of both squares.
+        df: degrees of freedom of stderr, of batches or, where these are all, of probes.
         pairs: (batch, probe) pairs.
         batches: distinct batches.
         targets: tokens whose loss was measured, each batch counted once.
@@ -66,6 +67,7 @@ class TraceEstimate:
     stderr: float
     stderr_data: float
     stderr_probes: float
+    df: int
     pairs: int
     batches: int
     targets: int
@@ -80,8 +82,8 @@ class TraceEstimate:
         return self.stderr / abs(self.value) if self.value else math.inf
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Student confidence interval over batches."""
-        half = stats.t.ppf((1 + level) / 2, max(self.batches - 1, 1)) * self.stderr
+        """Student confidence interval."""
+        half = stats.t.ppf((1 + level) / 2, max(self.df, 1)) * self.stderr
         return self.value - half, self.value + half
 
 
@@ -94,6 +96,7 @@ class Clusters:
     means: np.ndarray
     losses: np.ndarray
     probe_variances: np.ndarray  # of q_i given the batch; NaN where no batch was measured twice
+    probe_df: int  # degrees of freedom of the one variance that these come from
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "Clusters":
@@ -113,6 +116,7 @@ class Clusters:
             np.array([fmean(values[b]) for b in batches]),
             np.array([first[b].loss for b in batches]),
             np.array([within / len(values[b]) for b in batches]),
+            sum(len(found) - 1 for found in values.values()),
         )
 
     def mean(self, of: np.ndarray) -> float:
@@ -146,6 +150,7 @@ def estimate(samples: Sequence[Sample], *, engine: str, target: Target = "distri
         stderr=probes if target == "batches" else total,
         stderr_data=0.0 if target == "batches" else data,
         stderr_probes=probes,
+        df=clusters.probe_df if target == "batches" else len(clusters.batches) - 1,
         pairs=sum(sample.pairs for sample in samples),
         batches=len(clusters.batches),
         targets=int(np.sum(clusters.weights)),

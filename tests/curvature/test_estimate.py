@@ -308,3 +308,11 @@ def test_checkpoints_with_nothing_in_common():
     other, baseline = pairs(np.random.default_rng(15), 20)
     with pytest.raises(InputError, match="0 measurements in common"):
         compare(other[:5], baseline[5:])
+
+
+def test_the_interval_of_one_batch_has_the_probes_degrees_of_freedom():
+    """One batch, eight values: all freedom is the probes', and the interval is that of their mean."""
+    values = np.random.default_rng(3).normal(5, 2, 8)
+    one = Sample(index=0, batch=0, weight=3, loss=1.0, pairs=8, values=tuple(values), seconds=0.0)
+    got = estimate([one], engine="hvp", target="batches")
+    assert got.interval() == pytest.approx(stats.t.interval(0.95, 7, loc=values.mean(), scale=stats.sem(values)))
