@@ -1,7 +1,7 @@
 """What EST's parts, its schedule and its sampling law are worth: each changed alone, on the grid's GPT-2.
 
 The baseline, EST and the controls are the grid's own runs. Every contender has the learning rate that was best for it
-on seed 100, which nothing else runs (scale `rates`); the rule is the grid's and was fixed before the first run.
+in a sweep (scale `rates`); those that the grid has not were swept when the rule still asked for one seed only.
 """
 
 from typing import Any
