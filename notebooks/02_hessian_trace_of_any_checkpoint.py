@@ -33,7 +33,7 @@ from pyhessian import hessian as PyHessian
 from torch import nn
 
 from est_analysis import plots
-from est_analysis.curvature.blocks import kind_totals
+from est_analysis.curvature.blocks import by_batch, kind_totals
 from est_analysis.curvature.checkpoint import load
 from est_analysis.curvature.estimate import compare
 from est_analysis.curvature.hvp import HvpEngine
@@ -206,9 +206,7 @@ print(f"their losses are {gaps[nearest]:.3f} apart")
 
 # %%
 def kinds(name, prepared, estimate):
-    rows = torch.tensor([sample.blocks for sample in estimate.samples])
-    weights = torch.tensor([sample.weight for sample in estimate.samples])
-    return pd.DataFrame(kind_totals(prepared.objective, rows, weights)).assign(checkpoint=name)
+    return pd.DataFrame(kind_totals(prepared.objective, *by_batch(estimate.samples))).assign(checkpoint=name)
 
 
 pair = (nearest, len(names) - 1)
