@@ -12,7 +12,7 @@ import pandas as pd
 from est_analysis.theory.sampling_penalty import factorised_penalty, mask_covariance
 
 from .claim import Measured, NotMeasured
-from .statistics import common_seeds, final, over_seeds, runs_of
+from .statistics import common_seeds, final, final_pair, over_seeds, runs_of
 from .transition_curve import means, sizes, subnet_changes
 
 UNITS = {"digits": "nats", "polynomial": "of the variance"}
@@ -33,17 +33,11 @@ def of_net(frame: pd.DataFrame, task: str, net: str) -> pd.DataFrame:
     return rows
 
 
-def _pair(rows: pd.DataFrame, ours: str, theirs: str, metric: str) -> tuple[pd.Series, pd.Series]:
-    one, other = final(rows, ours, metric), final(rows, theirs, metric)
-    seeds = common_seeds(one, other)
-    return one[seeds], other[seeds]
-
-
 def loss_gap(frame: pd.DataFrame, task: str, net: str, ours: str, theirs: str) -> Measured:
     """Final held-out loss of `ours` minus that of `theirs`, paired by seed."""
     rows = of_net(frame, task, net)
-    one, other = _pair(rows, ours, theirs, "validation_loss")
-    spent = [pair.mean() for pair in _pair(rows, ours, theirs, "layer_flops")]
+    one, other = final_pair(rows, ours, "validation_loss", theirs)
+    spent = [pair.mean() for pair in final_pair(rows, ours, "layer_flops", theirs)]
     detail = (
         f"final loss {one.mean():.4f} ({ours}) against {other.mean():.4f} ({theirs}), at {spent[0] / spent[1]:.3f} "
         "times its layer FLOPs"
@@ -53,7 +47,7 @@ def loss_gap(frame: pd.DataFrame, task: str, net: str, ours: str, theirs: str) -
 
 def accuracy_gap(frame: pd.DataFrame, net: str, ours: str, theirs: str) -> Measured:
     """Final accuracy on held-out digits of `ours` minus that of `theirs`, paired by seed."""
-    one, other = _pair(of_net(frame, "digits", net), ours, theirs, "accuracy")
+    one, other = final_pair(of_net(frame, "digits", net), ours, "accuracy", theirs)
     detail = f"accuracy {one.mean():.2f} % ({ours}) against {other.mean():.2f} % ({theirs}) of 500 held-out digits"
     return over_seeds(one - other, unit="percentage points", detail=detail)
 
@@ -62,7 +56,7 @@ def sampling_cost_gap(frame: pd.DataFrame, task: str, method: str, variant: str,
     """What `method` costs over the full net of its kind, in net `variant` minus in net `plain`, paired by seed."""
     costs = []
     for net in (variant, plain):
-        one, other = _pair(of_net(frame, task, net), method, "full", "validation_loss")
+        one, other = final_pair(of_net(frame, task, net), method, "validation_loss")
         costs.append(one - other)
     seeds = common_seeds(*costs)
     detail = (
@@ -172,7 +166,7 @@ def balance(frame: pd.DataFrame, law: str) -> Measured:
 
 def nuclear_shrinkage(frame: pd.DataFrame, law: str) -> Measured:
     """Log of the nuclear norm of U V' after training with masks of `law` over that without, paired by seed."""
-    ours, theirs = _pair(of_net(frame, "linear", "linear"), _LINEAR[law], "full", "nuclear_norm")
+    ours, theirs = final_pair(of_net(frame, "linear", "linear"), _LINEAR[law], "nuclear_norm")
     logs = np.log(ours / theirs)
     detail = f"nuclear norms {ours.mean():.3f} and {theirs.mean():.3f}, a ratio of {np.exp(logs.mean()):.3f}"
     return over_seeds(logs, unit="ln(sampled / full)", detail=detail)

@@ -14,11 +14,9 @@ from est_analysis import plots
 from est_analysis.claims import CLAIMS, check_frame, judge
 from est_analysis.errors import InputError
 
-from .layouts import SWEEP, TEXT, Illustration, find_layout
+from .layouts import SWEEP, Illustration, find_layout
 from .rates import sweep_losses
 from .tables import claims_table, effect_text
-
-ILLUSTRATIONS = TEXT.illustrations
 
 
 def build_report(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path | str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.errors import InputError
 from est_analysis.report import build, build_report
+from est_analysis.report.layouts import TEXT
 from est_analysis.report.tables import effect_text, methods_table
 
 TEXT_CLAIMS = [claim for claim in CLAIMS.values() if claim.recipe == "reproduce"]
@@ -30,7 +31,7 @@ FILES = {
     "report.md",
     "rows.csv",
     "claims.csv",
-    *(f"figures/{one.name}{ending}" for one in build.ILLUSTRATIONS for ending in (".png", ".svg")),
+    *(f"figures/{one.name}{ending}" for one in TEXT.illustrations for ending in (".png", ".svg")),
 }
 
 
@@ -79,7 +80,7 @@ def test_methods_table_by_hand(make_frame):
 def test_page_needs_nothing_from_outside(report):
     page = (report / "report.html").read_text()
     sources = re.findall(r"(?:src|href)\s*=\s*\"([^\"]*)", page)
-    assert len(sources) == len(build.ILLUSTRATIONS)
+    assert len(sources) == len(TEXT.illustrations)
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert not re.search(r"https?://|@import|url\(", page)
     assert "<two cores>" not in page  # escaped
@@ -87,7 +88,7 @@ def test_page_needs_nothing_from_outside(report):
 
 def test_markdown_links_figures_that_are_there(report):
     linked = re.findall(r"!\[.*?\]\((.*?)\)", (report / "report.md").read_text())
-    assert len(linked) == len(build.ILLUSTRATIONS)
+    assert len(linked) == len(TEXT.illustrations)
     assert all((report / path).is_file() for path in linked)
 
 
