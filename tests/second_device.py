@@ -29,11 +29,16 @@ class _Backend(_DummyBackendModule):
         return [torch.bfloat16]
 
 
-_setup_privateuseone_for_python_backend("elsewhere", backend_module=_Backend())
-_library = torch.library.Library("_", "IMPL")  # autocast changes nothing there
-_library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+_AUTOCAST = torch.library.Library("_", "IMPL")
 
-DEVICE = torch.device("elsewhere:0")
+
+def _register() -> None:
+    """Once a process, which then has the device for good: not on import, since doctests import every module."""
+    _setup_privateuseone_for_python_backend("elsewhere", backend_module=_Backend())
+    _AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # changes nothing there
+
+
+DEVICE = torch.device("privateuseone:0")
 CPU = torch.device("cpu")
 _aten = torch.ops.aten
 # CUDA takes the CPU's tensors in these: copies, and what is read with the CPU's indices.
@@ -167,6 +172,7 @@ _OF_CUDA = {
 @contextmanager
 def second_device():
     """Everything that asks for "cuda" gets the second device, in threads too; for a process of its own."""
+    _register()
     torch.__future__.set_swap_module_params_on_conversion(True)  # tied parameters stay tied
     with ExitStack() as stack:
         for name, value in _OF_CUDA.items():
