@@ -8,7 +8,7 @@ import pandas as pd
 
 from .claim import Claim, Measured, NotMeasured
 from .statistics import common_seeds, final_pair, over_seeds, runs_of, speed_up, t_interval, transitions
-from .transition_curve import transition_falls
+from .transition_losses import transition_falls
 
 
 def final_loss_gap(frame: pd.DataFrame, method: str) -> Measured:

@@ -23,7 +23,7 @@ from .statistics import (
     saving,
     transitions,
 )
-from .transition_curve import WINDOWS
+from .transition_losses import WINDOWS
 
 _EQUAL_LOSS = 0.05  # nats; Table 5 compares traces at 3.05 and 3.06
 _PAPER = "EST, arXiv 2406.06962"

@@ -19,7 +19,7 @@ from .checks import transition_jump
 from .claim import Claim, Measured, NotMeasured
 from .sampling_costs import Costs, Matrix
 from .statistics import over_seeds, t_interval
-from .transition_curve import WINDOWS, transition_falls
+from .transition_losses import WINDOWS, transition_falls
 
 _PAPER = "EST, arXiv 2406.06962"
 

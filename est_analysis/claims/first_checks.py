@@ -13,7 +13,7 @@ from est_analysis.theory.sampling_penalty import factorised_penalty, mask_covari
 
 from .claim import Measured, NotMeasured
 from .statistics import common_seeds, final, final_pair, over_seeds, runs_of
-from .transition_curve import means, sizes, subnet_changes
+from .transition_losses import means, sizes, subnet_changes
 
 UNITS = {"digits": "nats", "polynomial": "of the variance"}
 KNOWING_NOTHING = {"digits": log(10), "polynomial": 1.0}  # the loss of a constant guess

@@ -27,7 +27,7 @@ from .first_checks import (
     sampling_cost_gap,
     subnet_drop,
 )
-from .transition_curve import SIZES
+from .transition_losses import SIZES
 
 WORDS = {"digits": "handwritten digits", "polynomial": "Boolean polynomials"}
 _EST, _RAPTR = "EST, arXiv 2406.06962", "RaPTr, arXiv 2402.05913"

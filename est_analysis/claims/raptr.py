@@ -12,7 +12,7 @@ import pandas as pd
 from .checks import beside_the_full_model, final_loss_gap, transition_drop, transition_jump, whole_run_speed_up
 from .claim import Claim, Measured
 from .statistics import over_seeds, saving
-from .transition_curve import WINDOWS
+from .transition_losses import WINDOWS
 
 _PAPER = "RaPTr, arXiv 2402.05913"
 

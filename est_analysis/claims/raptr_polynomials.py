@@ -12,7 +12,7 @@ from scipy import stats
 
 from .claim import Claim, Measured, NotMeasured
 from .statistics import common_seeds, final, over_seeds, runs_of, transitions
-from .transition_curve import SIZES, means, sizes, subnet_changes
+from .transition_losses import SIZES, means, sizes, subnet_changes
 
 _PAPER = "RaPTr, arXiv 2402.05913"
 

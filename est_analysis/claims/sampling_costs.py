@@ -22,7 +22,7 @@ from est_analysis.theory.sampling_penalty import (
 
 from .claim import NotMeasured
 from .statistics import runs_of, transitions
-from .transition_curve import excess_fall
+from .transition_losses import excess_fall
 
 Matrix = Literal["hessian", "fisher"]
 _KINDS = ("heads", "columns", "layers")

@@ -4,7 +4,7 @@ import pytest
 
 from est_analysis import plots
 from est_analysis.claims import NotMeasured
-from est_analysis.claims.transition_curve import means, subnet_changes
+from est_analysis.claims.transition_losses import means, subnet_changes
 from est_analysis.plots.style import in_order
 
 

@@ -1,5 +1,7 @@
-"""Losses at stage transitions: the training curve's beyond its trend, and how surely three windows can tell; the
-subnetwork's own before and after, with the weights as they are."""
+"""Losses at stage transitions: the training curve's beyond its trend, and the subnetwork's before and after.
+
+The curve's comes with the noise of the windows that it is read from; the subnetwork's is of the same weights.
+"""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ from .claim import NotMeasured
 from .statistics import common_seeds, runs_of, transitions
 
 # What was known of the rows by the claims that are judged so.
-WINDOWS = "the rows at quick scale: the interval first held only the spread over seeds, a tenth of the windows' noise"
+WINDOWS = "the rows at quick scale: the interval first held only the spread over seeds, not the windows' noise"
 SIZES = "the rows: sizes were first taken of a run's mean change, in which rises and falls cancel"
 _LEARNED_NOTHING = 0.9  # of the loss of knowing nothing: a net above it has nothing that a transition could break
 _SIGMAS = 1.4826  # standard deviations of a normal law in its median deviation
@@ -60,8 +62,8 @@ def transition_falls(frame: pd.DataFrame, method: str, *, beside: str = "") -> t
         at = {step: found(step) for step in steps[seed]}
         falls[seed], variances[seed] = ({step: pair[which] for step, pair in at.items()} for which in (0, 1))
         elsewhere += [found(step) for step in _undisturbed(losses[seed].index, rival[seed].index, steps[seed])]
-    sizes = [abs(fall) / np.sqrt(variance) for fall, variance in elsewhere]
-    one_step = _SIGMAS * float(np.median(sizes)) if sizes else 0.0
+    scaled = [abs(fall) / np.sqrt(variance) for fall, variance in elsewhere]
+    one_step = _SIGMAS * float(np.median(scaled)) if scaled else 0.0
     return pd.DataFrame(falls).T, one_step * np.sqrt(pd.DataFrame(variances).T)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from est_analysis.claims.checks import transition_drop
 from est_analysis.claims.claim import NotMeasured
-from est_analysis.claims.transition_curve import excess_fall, transition_falls
+from est_analysis.claims.transition_losses import excess_fall, transition_falls
 
 ENDS = [*range(10, 144, 10), 143, 147, *range(150, 401, 10)]  # a transition after step 147: windows of 3 and 4 steps
 CHANGE = 147
