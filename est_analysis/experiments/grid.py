@@ -96,7 +96,7 @@ SCALES: dict[str, GridScale] = {
         seeds=(FIRST_SEED,),
         rates=RATES,
         contenders=LONGER,
-        cost="the learning-rate sweep for `report`, about two hours on two cores",
+        cost="the learning-rate sweep for `report`, about three hours on two cores",
     ),
     "report": GridScale(
         families=tuple(BEST_RATE_LONGER),

@@ -55,6 +55,7 @@ LONGER: Mapping[str, tuple[str, ...]] = {
     "gpt2": tuple(_LONGER_THOUSANDTHS["gpt2"]),
     "llama": _FEW,
     "megatron-bert": _FEW,
+    "t5": _FEW,
 }
 
 
