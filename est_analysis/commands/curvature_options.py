@@ -44,7 +44,8 @@ def settings_of(
     Raises:
         InputError: two sources of text, or a value that is none.
     """
-    from est_analysis.experiments.trace import TextSource, TraceSettings
+    from est_analysis.experiments.text import TextSource
+    from est_analysis.experiments.trace import TraceSettings
 
     if sum((bool(text), bool(dataset), corpus != "python")) > 1:
         raise InputError("--text, --dataset and --corpus each name a text; give one of them")

@@ -58,7 +58,7 @@ def evaluate(
 
     from est_analysis.downstream.fine_tune import FineTuning
     from est_analysis.downstream.subject import Subject
-    from est_analysis.experiments.trace import sequence_length
+    from est_analysis.experiments.text import sequence_length
 
     window = sequence_length(loaded, seq_len or None, 1 << 62)
     subject = Subject(model=loaded.model, tokenizer=loaded.tokenizer, window=window)

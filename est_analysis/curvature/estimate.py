@@ -171,6 +171,7 @@ class Comparison:
         ratio: this trace over the baseline's.
         ratio_ci: Fieller's 95 % interval; infinite ends where the baseline's trace may be zero.
         correlation: of the two over batches, what pairing gains from.
+        t: standard errors that half of the interval is wide where it is symmetric.
     """
 
     difference: float
@@ -178,6 +179,13 @@ class Comparison:
     ratio: float
     ratio_ci: tuple[float, float]
     correlation: float
+    t: float
+
+    @property
+    def ratio_rel_se(self) -> float:
+        """The ratio's relative standard error, as its interval has it; infinite where the ratio is 0."""
+        low, high = self.ratio_ci
+        return (high - low) / (2 * self.t * abs(self.ratio)) if self.ratio else math.inf
 
 
 def compare(other: Sequence[Sample], baseline: Sequence[Sample], *, paired: bool = True) -> Comparison:
@@ -204,12 +212,14 @@ def compare(other: Sequence[Sample], baseline: Sequence[Sample], *, paired: bool
         # Polarisation, so that the three numbers come from one formula.
         covariance = (a.stderr(a.means + b.means) ** 2 - var_a - var_b) / 2
         correlation = covariance / math.sqrt(var_a * var_b) if var_a * var_b > 0 else math.nan
+    t = float(stats.t.ppf(0.975, max(freedom, 1)))
     return Comparison(
         difference=mean_a - mean_b,
         difference_stderr=math.sqrt(max(var_a + var_b - 2 * covariance, 0)),
         ratio=mean_a / mean_b,
-        ratio_ci=_fieller(mean_a, mean_b, var_a, var_b, covariance, stats.t.ppf(0.975, max(freedom, 1))),
+        ratio_ci=_fieller(mean_a, mean_b, var_a, var_b, covariance, t),
         correlation=correlation,
+        t=t,
     )
 
 

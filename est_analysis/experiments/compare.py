@@ -1,6 +1,5 @@
 """Traces of several checkpoints on the same batches along the same probes, so that what they share drops out."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -92,15 +91,9 @@ def compare_checkpoints(
             estimates=tuple(estimates),
             comparisons=comparisons,
             paired=paired,
-            reached=all(_relative_error(one) <= settings.rel_se for one in comparisons),
+            reached=all(one.ratio_rel_se <= settings.rel_se for one in comparisons),
         )
         on_round(found)
         if found.reached or rounds == most:
             return found
         rounds += max(8, rounds // 2)
-
-
-def _relative_error(comparison: Comparison) -> float:
-    """Half the ratio's interval, as standard errors, over the ratio."""
-    low, high = comparison.ratio_ci
-    return (high - low) / (2 * 1.96 * abs(comparison.ratio)) if comparison.ratio else math.inf

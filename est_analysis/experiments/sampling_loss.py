@@ -37,7 +37,7 @@ from est_analysis.curvature.taylor.directions import derivatives_along
 from est_analysis.data.objective import objective_validation
 from est_analysis.errors import InputError
 from est_analysis.experiments.afterwards import Row, keep_rows
-from est_analysis.experiments.recipes import Scale
+from est_analysis.experiments.reproduce_scales import Scale
 from est_analysis.experiments.run import FinishedRun, prepare_data, prepare_objective
 from est_analysis.experiments.spec import TrainSpec
 from est_analysis.methods.est import EST

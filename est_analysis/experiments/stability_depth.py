@@ -9,7 +9,8 @@ A seed's depths are therefore correlated; seeds are independent.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from est_analysis.errors import InputError
 from est_analysis.experiments.identity import name_of_random_net
+from est_analysis.experiments.study import Request, Study
 from est_analysis.models.resnet import ResidualNet
 from est_analysis.rng import stream
 
@@ -158,3 +160,21 @@ def measure_stability_depth(
             rows += [(name, variant, "", seed, depth, metric, value) for depth, metric, value in metrics]
             on_net(variant, seed)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of every net, and what a report should know of them."""
+    settings = SCALES[request.scale]
+    settings = replace(settings, seeds=request.seeds or settings.seeds)
+    request.say(f"{request.scale} scale: {settings.seeds} nets a variant, width {settings.width}")
+    return measure_stability_depth(settings), {"seeds": list(range(settings.seeds))}
+
+
+STUDY = Study(
+    name="stability-vs-depth",
+    description="how much a net at initialisation moves when one layer is bypassed, against depth",
+    version=1,
+    scales={"smoke": "seconds", "quick": "under a minute on one core", "report": "about ten minutes on one core"},
+    measure=measure,
+    on_text=False,
+)

@@ -257,6 +257,17 @@ def test_pairing_makes_the_error_smaller():
     assert narrow < wide / 3
 
 
+@pytest.mark.parametrize("number", [4, 400])
+def test_the_relative_error_of_a_ratio_does_not_depend_on_how_many_make_its_interval(number):
+    """It is that of the delta method where errors are small; as normal quantiles of t's interval it would be 1.6 times
+    too large with four measurements."""
+    draw = np.random.default_rng(16)
+    a, b = draw.normal(5, 1e-3, number), draw.normal(4, 1e-3, number)
+    found = compare(make(a), make(b))
+    logs = np.std(a / a.mean() - b / b.mean(), ddof=1) / math.sqrt(number)
+    assert found.ratio_rel_se == pytest.approx(logs, rel=1e-2)
+
+
 def test_weights_count_in_comparisons():
     weights = [10, 40, 20, 30]
     found = compare(make([1.0, 2.0, 3.0, 4.0], weights), make([1.0, 1.0, 2.0, 1.0], weights))

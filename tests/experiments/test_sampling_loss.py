@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from est_analysis.errors import InputError
-from est_analysis.experiments.recipes import RECIPES
+from est_analysis.experiments.reproduce_scales import SCALES
 from est_analysis.experiments.run import run
 from est_analysis.experiments.sampling_loss import (
     PARTS,
@@ -254,7 +254,7 @@ def test_a_number_of_masks_that_does_not_divide_is_refused(masks):
 
 
 def test_a_finished_run_gets_its_rows_once(spec, changed, quiet, tmp_path):
-    scale = RECIPES["reproduce"].scale("smoke")
+    scale = SCALES["smoke"]
     spec = changed(spec, settings__steps=15, settings__save_every=15)
     result = run(spec, quiet, root=tmp_path)
     measure_sampling_loss(scale, spec, result)

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from est_analysis.errors import Diverged, InputError
-from est_analysis.experiments import pool, reproduce
+from est_analysis.experiments import pool, reproduce, reproduce_scales
 from est_analysis.experiments import sweep as module
 from est_analysis.experiments.final_trace import measure_trace
 from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond, finalists
-from est_analysis.experiments.recipes import RECIPES, Scale
+from est_analysis.experiments.reproduce_scales import METHODS, SCALES, Scale, specs
 from est_analysis.experiments.run import run
 from est_analysis.experiments.study import Request
 from est_analysis.experiments.sweep import Sweep, run_all
@@ -171,29 +171,27 @@ def test_progress_reads_the_last_complete_row(tmp_path, text, step):
     assert module._last_step(tmp_path / "absent.csv") == 0
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_scale_of_every_recipe_is_a_valid_plan(name):
-    recipe = RECIPES[name]
-    assert {"smoke", "quick", "report"} <= set(recipe.scales)
-    for scale in recipe.scales.values():
-        specs = recipe.specs(scale, corpus="python")
+def test_every_scale_is_a_valid_plan():
+    assert {"smoke", "quick", "report"} <= set(SCALES)
+    for scale in SCALES.values():
+        runs = specs(scale, corpus="python")
         first = 100 if scale.tried else 0  # a sweep has seeds of its own
         count = scale.seeds * max(1, len(scale.tried))
-        assert [spec.method for spec in specs] == [method for method in recipe.methods for _ in range(count)]
-        assert sorted({spec.seed for spec in specs}) == list(range(first, first + scale.seeds))
-        assert {spec.settings.lr for spec in specs} == set(scale.tried or scale.lr.values())
-        assert len(recipe.specs(scale, corpus="python", seeds=7)) == 7 * len(specs) // scale.seeds
+        assert [spec.method for spec in runs] == [method for method in METHODS for _ in range(count)]
+        assert sorted({spec.seed for spec in runs}) == list(range(first, first + scale.seeds))
+        assert {spec.settings.lr for spec in runs} == set(scale.tried or scale.lr.values())
+        assert len(specs(scale, corpus="python", seeds=7)) == 7 * len(runs) // scale.seeds
 
 
-def test_a_sweep_of_learning_rates_measures_nothing_else(shared, tmp_path):
+def test_a_sweep_of_learning_rates_measures_nothing_else(shared, tmp_path, monkeypatch):
     """After one step the loss falls with the rate; the full model's usual rates run on more seeds besides the best."""
-    scale = replace(RECIPES["reproduce"].scale("smoke"), steps=1, tried=RATES)
-    recipe = replace(RECIPES["reproduce"], methods=("full",), scales={"rates": scale})
+    monkeypatch.setitem(SCALES, "rates", replace(SCALES["smoke"], steps=1, tried=RATES))
+    monkeypatch.setattr(reproduce_scales, "METHODS", ("full",))
     said = []
     request = Request(
         scale="rates", corpus=str(shared / "text.txt"), seeds=None, runs=tmp_path, workers=1, say=said.append
     )
-    frame, _ = reproduce.measure(recipe, request)
+    frame, _ = reproduce.measure(request)
     first, more = frame[frame["seed"] == 100], frame[frame["seed"] != 100]
     assert set(first["lr"]) == {*RATES, 16e-3, 32e-3}
     assert (set(more["seed"]), set(more["lr"])) == (set(MORE_SEEDS), {*RATES, 16e-3, 32e-3})
@@ -203,23 +201,16 @@ def test_a_sweep_of_learning_rates_measures_nothing_else(shared, tmp_path):
 
 def test_every_method_has_the_best_rate_of_the_committed_sweep():
     sweep = pd.read_csv(DATA / "learning_rates.csv")
-    recipe = RECIPES["reproduce"]
     best = {method: rate for (method,), rate in best_rates(sweep, by=("method",)).items()}
-    assert recipe.scale("quick").lr == best
+    assert SCALES["quick"].lr == best
     assert beyond(sweep, by=("method",)) == {}
     seeds = sweep.groupby(["method", "lr"])["seed"].agg(set)
     for (method,), rates in finalists(sweep, by=("method",)).items():
         assert all(seeds[method, rate] == {100, *MORE_SEEDS} for rate in rates)
-    assert set(sweep["steps"]) == {recipe.scale("quick").steps}
+    assert set(sweep["steps"]) == {SCALES["quick"].steps}
 
 
 @pytest.mark.parametrize("seeds", [0, -1])
 def test_no_seeds(seeds):
-    recipe = RECIPES["reproduce"]
     with pytest.raises(InputError, match=f"seeds={seeds} must be at least 1"):
-        recipe.specs(recipe.scale("smoke"), corpus="python", seeds=seeds)
-
-
-def test_unknown_scale():
-    with pytest.raises(InputError, match=r"unknown scale 'smok': did you mean 'smoke'\? Known: gpu, quick"):
-        RECIPES["reproduce"].scale("smok")
+        specs(SCALES["smoke"], corpus="python", seeds=seeds)

@@ -17,8 +17,8 @@ from est_analysis.data.tokenizer import build_tokenizer
 from est_analysis.errors import InputError
 from est_analysis.experiments.compare import compare_checkpoints, prepare_alike
 from est_analysis.experiments.run import run
+from est_analysis.experiments.text import TextSource
 from est_analysis.experiments.trace import (
-    TextSource,
     TraceSettings,
     budget_of,
     default_file,
