@@ -36,6 +36,7 @@ from IPython.display import display
 
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
+from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
 from est_analysis.experiments.flatness import SCALES, entries, run_entries
 
 # %matplotlib inline
@@ -114,13 +115,13 @@ display(means[wanted].round(3))
 published = pd.read_csv(data / "published.csv", dtype=str).query("paper == 'EST' and table == '5'")
 traces = published[published["column"] == "Hessian trace"].set_index("row")["value"].astype(float)
 table_5 = {"full": traces["Original"], "est": traces["EST"]}
-display(plots.table_5(frame, table_5))
+display(plots.table_5(traces_by_part(frame), table_5))
 
 # %%
-display(plots.flatness_ratios([frame], table_5))
+display(plots.flatness_ratios([flatness_ratios(frame)], table_5))
 
 # %%
-ratios = plots.summarise_flatness_ratios(frame).groupby(["label", "corpus"])["value"].mean()
+ratios = flatness_ratios(frame).groupby(["what", "method", "corpus"], sort=False)["value"].mean()
 display(np.exp(ratios).unstack().round(2).rename_axis(columns="ratio at equal loss"))
 
 # %% [markdown]
@@ -186,7 +187,7 @@ longer = pd.read_csv(data / "flatness_report.csv", keep_default_na=False)
 display(plots.flatness_along_training(longer))
 
 # %%
-display(plots.flatness_ratios([frame, longer], table_5))
+display(plots.flatness_ratios([flatness_ratios(frame), flatness_ratios(longer)], table_5))
 
 # %%
 found_longer = pd.DataFrame(judge(claims, longer, scale="report")).set_index("claim")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .claim import Claim, Measured, NotMeasured
-from .flatness_checks import log_at, of_corpus
+from .equal_loss import at_loss, of_corpus
 from .statistics import common_seeds, final, over_seeds, runs_of
 
 _PAPER = "EST, arXiv 2406.06962"
@@ -107,8 +107,8 @@ def difference_at_equal_loss(frame: pd.DataFrame, *, theirs: str) -> Measured:
     gaps, levels = {}, {}
     for seed in common_seeds(ours, rival):
         level = max(ours[seed]["loss"].iloc[-1], rival[seed]["loss"].iloc[-1])
-        one, other = (points[seed].rename(columns={"score": "log"}) for points in (ours, rival))
-        gaps[seed], levels[seed] = log_at(one, level) - log_at(other, level), level
+        read = [at_loss(points[seed], level, "score") for points in (ours, rival)]
+        gaps[seed], levels[seed] = read[0] - read[1], level
     detail = (
         f"mean of {_named(telling(rows, ALONG))}, read at {np.mean(list(levels.values())):.3f} nats; {theirs} had "
         "more of its learning rate left there"

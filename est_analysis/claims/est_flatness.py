@@ -20,10 +20,8 @@ from functools import partial
 from math import inf
 
 from .claim import Claim, Measured
+from .equal_loss import CORPORA, DECAYED, EMBEDDINGS, SAMPLED
 from .flatness_checks import (
-    CORPORA,
-    EMBEDDINGS,
-    SAMPLED,
     at_equal_loss,
     both_decayed,
     fisher_is_hessian,
@@ -71,7 +69,7 @@ _TOPICS: tuple[tuple[str, str, str, str, tuple[float, float], Callable[..., Meas
         "EST's final Hessian trace is below that of full models trained to their own end, at EST's loss",
         "logarithm of the ratio, the full model's read between its runs of half and all the steps, below 0",
         _BELOW,
-        partial(both_decayed, theirs=("full/half", "full")),
+        partial(both_decayed, theirs=DECAYED["both decayed"]),
     ),
     (
         "same-decay",
@@ -79,7 +77,7 @@ _TOPICS: tuple[tuple[str, str, str, str, tuple[float, float], Callable[..., Meas
         "At equal loss and learning rate EST's final Hessian trace is below that of full models trained to the end",
         "logarithm of the ratio, the full model's read between its runs of half and all the steps, below 0",
         _BELOW,
-        partial(both_decayed, theirs=("full/est-rate-half", "full/est-rate")),
+        partial(both_decayed, theirs=DECAYED["one rate, both decayed"]),
     ),
     (
         "sampled-blocks",

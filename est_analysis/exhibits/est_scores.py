@@ -5,8 +5,8 @@ from functools import partial
 import pandas as pd
 
 from est_analysis.claims import Measured, final
+from est_analysis.claims.equal_loss import of_corpus
 from est_analysis.claims.est_downstream import SCORES
-from est_analysis.claims.flatness_checks import of_corpus
 from est_analysis.claims.statistics import over_seeds
 
 from .asked import Printed

@@ -8,8 +8,9 @@ from math import exp
 
 from est_analysis.claims import Measured
 from est_analysis.claims.checks import final_loss_gap, whole_run_speed_up
+from est_analysis.claims.equal_loss import CORPORA
 from est_analysis.claims.est import flatness
-from est_analysis.claims.flatness_checks import CORPORA, at_equal_loss
+from est_analysis.claims.flatness_checks import at_equal_loss
 
 from .asked import DIFFERENCE, SEEDS_NOTE, SMALL_NOTE, Printed, final_mean, of_the_family, saved
 from .data import DataFolder, Rows

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from est_analysis import plots
 from est_analysis.claims import Measured, NotMeasured, final
 from est_analysis.claims.checks import transition_drop
+from est_analysis.claims.equal_loss import flatness_ratios, of_corpus, traces_by_part
 from est_analysis.claims.est_downstream import ALONG, telling
-from est_analysis.claims.flatness_checks import of_corpus
 from est_analysis.claims.raptr_stability import depth_exponent, predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
@@ -121,12 +121,12 @@ def est_flatness(data: DataFolder) -> Figures:
     traces = {method: data.published.value("EST", "5", row, "Hessian trace") for method, row in rows.items()}
     figures = {
         "est_flatness": plots.flatness_along_training(frame),
-        "est_flatness_ratios": plots.flatness_ratios([frame], traces),
-        "est_flatness_table5": plots.table_5(frame, traces),
+        "est_flatness_ratios": plots.flatness_ratios([flatness_ratios(frame)], traces),
+        "est_flatness_table5": plots.table_5(traces_by_part(frame), traces),
     }
     if longer:
         figures["est_flatness_longer"] = plots.flatness_along_training(longer[-1])
-        figures["est_flatness_lengths"] = plots.flatness_ratios([frame, *longer], traces)
+        figures["est_flatness_lengths"] = plots.flatness_ratios([*map(flatness_ratios, (frame, *longer))], traces)
     return figures
 
 

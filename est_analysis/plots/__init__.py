@@ -29,8 +29,6 @@ from .flatness import (
     flatness_along_training,
     flatness_ratios,
     summarise_flatness,
-    summarise_flatness_ratios,
-    summarise_table_5,
     table_5,
 )
 from .flops import loss_against_flops, summarise_loss_against_flops
@@ -93,7 +91,6 @@ __all__ = [
     "summarise_final_components",
     "summarise_first_gaps",
     "summarise_flatness",
-    "summarise_flatness_ratios",
     "summarise_frontier",
     "summarise_grid_gaps",
     "summarise_linear",
@@ -103,7 +100,6 @@ __all__ = [
     "summarise_stability",
     "summarise_stages",
     "summarise_step_time",
-    "summarise_table_5",
     "summarise_traces",
     "summarise_transition_changes",
     "summarise_transition_losses",

@@ -32,19 +32,16 @@ _LOOKS = {
     "est/decayed-embeddings": {"colour": "#56B4E9", "marker": "v", "linestyle": (0, (1, 1))},
     "est/unscaled": {"colour": "#009E73", "marker": "P", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
 }
-_RATIOS = {
-    "EST: attention and MLP": ("est", GROUPS["attention and MLP"], "full"),
-    "EST: embeddings": ("est", GROUPS["embeddings"], "full"),
-    "EST: Fisher trace": ("est", ("fisher_trace",), "full"),
-    "EST: scale-invariant": ("est", ("scale_invariant",), "full"),
-    "EST: one rate": ("est", GROUPS["whole model"], "full/est-rate"),
-}
-# EST's end against full models that were trained to their own end, in half and in all the steps.
-_BOTH_DECAYED = {
-    "EST: both decayed": ("full/half", "full"),
-    "EST: one rate, both decayed": ("full/est-rate-half", "full/est-rate"),
-}
-_NEAR = 0.05  # nats that EST may end outside of what those two ended at
+# Kinds of ratios beside the whole model's, from above.
+_KINDS = (
+    "attention and MLP",
+    "embeddings",
+    "Fisher trace",
+    "scale-invariant",
+    "one rate",
+    "both decayed",
+    "one rate, both decayed",
+)
 _WIDEST = 1.4  # times the largest value seen: what of an interval is beyond that leaves the panel
 _AXIS = "trace of the loss Hessian"
 
@@ -76,90 +73,6 @@ def summarise_flatness(frame: pd.DataFrame) -> pd.DataFrame:
     found = pd.concat([_measured(frame, metrics).assign(group=group) for group, metrics in GROUPS.items()])
     several = found.groupby(["corpus", "method"])["step"].transform("nunique") > 1
     return found[several].reset_index(drop=True)
-
-
-def _at_loss(run: pd.DataFrame, level: float, values: np.ndarray) -> float:
-    """`values` where `run` last passed the loss `level`, linear in the loss; missing where it did not."""
-    losses = run["loss"].to_numpy()
-    if level == losses[-1]:
-        return float(values[-1])
-    above = np.flatnonzero(losses[:-1] >= level)
-    if level < losses[-1] or not len(above):
-        return float("nan")
-    at = above[-1]
-    return float(np.interp(level, losses[[at + 1, at]], values[[at + 1, at]]))
-
-
-def _pairs(measured: pd.DataFrame, method: str, baseline: str):
-    """(corpus, seed, run of `method`, run of `baseline`) of each pair, in the order of steps."""
-    for (corpus, seed), runs in measured.sort_values("step").groupby(["corpus", "seed"]):
-        ours, theirs = (runs[runs["method"] == name] for name in (method, baseline))
-        if len(ours) and len(theirs):
-            yield corpus, seed, ours, theirs
-
-
-def summarise_flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """Log of every method's trace over the full model's at equal loss, and of parts of EST's.
-
-    The run that ended lower is read where it last passed the other's final loss; where both have decayed full models
-    are read between the ends of their runs of half and of all the steps.
-
-    Returns:
-        Columns label, method, corpus, seed and value. What cannot be read of some seed, as its trace is lost in noise
-        or the losses never meet, is left out for all: means over the others would be of seeds that were chosen.
-    """
-    whole = summarise_flatness(frame)
-    methods = [name for name in in_order(whole["method"]) if name != "full"]
-    asked = {variant_look(name).label: (name, GROUPS["whole model"], "full") for name in methods} | _RATIOS
-    rows = []
-    for label, (method, metrics, baseline) in asked.items():
-        for corpus, seed, ours, theirs in _pairs(_measured(frame, metrics), method, baseline):
-            level = max(ours["loss"].iloc[-1], theirs["loss"].iloc[-1])
-            with np.errstate(invalid="ignore", divide="ignore"):
-                read = [_at_loss(run, level, np.log(run["value"].to_numpy())) for run in (ours, theirs)]
-            rows.append((label, method, corpus, seed, read[0] - read[1]))
-    rows += _against_decayed(frame)
-    found = pd.DataFrame(rows, columns=["label", "method", "corpus", "seed", "value"])
-    lost = found["value"].isna().groupby([found["label"], found["corpus"]]).transform("any")
-    return found[~lost].reset_index(drop=True)
-
-
-def _against_decayed(frame: pd.DataFrame) -> list[tuple[str, str, str, int, float]]:
-    """The rows of `_BOTH_DECAYED`: label, method, corpus, seed, and log of EST's trace over theirs at EST's loss."""
-    measured, rows = _measured(frame, GROUPS["whole model"]).sort_values("step"), []
-    for label, (half, whole) in _BOTH_DECAYED.items():
-        ends = [
-            measured[measured["method"] == name].groupby(["corpus", "seed"]).last() for name in ("est", half, whole)
-        ]
-        for (corpus, seed), ours in ends[0].iterrows():
-            if any((corpus, seed) not in rival.index for rival in ends[1:]):
-                continue
-            theirs = pd.DataFrame([rival.loc[corpus, seed] for rival in ends[1:]])
-            high, low = theirs["loss"]
-            value = float("nan")
-            if ours["value"] > 0 and low < high and low - _NEAR <= ours["loss"] <= high + _NEAR:
-                level = float(np.clip(ours["loss"], low, high))
-                with np.errstate(invalid="ignore"):
-                    read = _at_loss(theirs, level, np.log(theirs["value"].to_numpy(dtype=float)))
-                value = np.log(ours["value"]) - read
-            rows.append((label, "est", corpus, seed, value))
-    return rows
-
-
-def summarise_table_5(frame: pd.DataFrame) -> pd.DataFrame:
-    """The full model's and EST's trace at equal loss, group by group: means over seeds.
-
-    Returns:
-        Columns corpus, method, part, value and loss.
-    """
-    rows = []
-    for part in _PARTS:
-        for corpus, seed, ours, theirs in _pairs(_measured(frame, (f"hessian_trace_{part}",)), "est", "full"):
-            level = max(ours["loss"].iloc[-1], theirs["loss"].iloc[-1])
-            for method, run in (("full", theirs), ("est", ours)):
-                rows.append((corpus, method, part, seed, _at_loss(run, level, run["value"].to_numpy()), level))
-    table = pd.DataFrame(rows, columns=["corpus", "method", "part", "seed", "value", "loss"]).dropna()
-    return table.groupby(["corpus", "method", "part"], as_index=False)[["value", "loss"]].mean()
 
 
 def draw_flatness(rows: pd.DataFrame, ax: Axes, against: str = "step") -> Axes:
@@ -220,36 +133,47 @@ def flatness_along_training(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def flatness_ratios(frames: Sequence[pd.DataFrame], published: Mapping[str, float] | None = None) -> Figure:
+def flatness_ratios(tables: Sequence[pd.DataFrame], published: Mapping[str, float] | None = None) -> Figure:
     """Every method's trace over the full model's at equal loss, a panel a language and length of training.
 
     Means, 95 % intervals, seeds; an interval that leaves the panel, and ends in an arrowhead, is wider than what was
-    seen. Of several frames only what all of them have.
+    seen. Of several tables only what all of them have.
 
     Args:
-        frames: tidy rows with the column corpus, the shortest training first.
+        tables: columns what (`whole model` or one of `_KINDS`), method, corpus, seed, value (log of the ratio) and
+            steps, the shortest training first.
         published: the traces of Table 5, `full` and `est`; a dotted line is their ratio.
     """
-    every = [summarise_flatness_ratios(frame) for frame in frames]
+    every = [_labelled(table) for table in tables]
     labels = [label for label in every[0]["label"].unique() if all((label == one["label"]).any() for one in every)]
     panels = {
-        (corpus, frame["step"].max()): ratios[(ratios["corpus"] == corpus) & ratios["label"].isin(labels)]
+        (corpus, one["steps"].iloc[0]): one[(one["corpus"] == corpus) & one["label"].isin(labels)]
         for corpus in CORPORA
-        for frame, ratios in zip(frames, every, strict=True)
-        if corpus in set(ratios["corpus"])
+        for one in every
+        if corpus in set(one["corpus"])
     }
     if not panels:
-        raise ValueError("no trace can be read at equal loss")
+        raise ValueError("no rows of metric hessian_trace can be read at equal loss")
     with style():
         figure = Figure(figsize=(2.6 + 3.3 * len(panels), 1.1 + 0.32 * len(labels)), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ((corpus, steps), rows), ax in zip(panels.items(), axes, strict=True):
             _draw_ratios(rows, labels, ax)
-            ax.set_title(f"{CORPORA[corpus]}, {steps:,} steps" if len(frames) > 1 else CORPORA[corpus])
+            ax.set_title(f"{CORPORA[corpus]}, {steps:,} steps" if len(tables) > 1 else CORPORA[corpus])
             if published:
                 _draw_published(published, ax)
         figure.supxlabel("trace over the full model's, at equal loss", fontsize=10)
     return figure
+
+
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the column label, in the order of methods and then of kinds."""
+    methods = in_order(table["method"])
+    places = table["what"].map(lambda what: _KINDS.index(what) + len(methods) if what in _KINDS else -1)
+    place = places.where(places >= 0, table["method"].map(methods.index))
+    looks = table["method"].map(lambda method: variant_look(method).label)
+    label = looks.where(table["what"] == "whole model", looks + ": " + table["what"])
+    return table.assign(label=label, place=place).sort_values("place", kind="stable", ignore_index=True)
 
 
 def _draw_published(published: Mapping[str, float], ax: Axes) -> None:
@@ -296,16 +220,15 @@ def _draw_ratios(rows: pd.DataFrame, labels: list[str], ax: Axes) -> None:
     ax.tick_params(axis="y", length=0)
 
 
-def table_5(frame: pd.DataFrame, published: Mapping[str, float] | None = None) -> Figure:
+def table_5(table: pd.DataFrame, published: Mapping[str, float] | None = None) -> Figure:
     """Traces at equal loss as bars, split over groups, beside the paper's; every panel has a scale of its own.
 
     Args:
-        frame: tidy rows with the column corpus.
+        table: columns corpus, method (`full` and `est`), part, value and loss.
         published: the traces of Table 5, `full` and `est`.
     """
-    table = summarise_table_5(frame)
     if table.empty:
-        raise ValueError("no trace can be read at equal loss")
+        raise ValueError("no rows of metric hessian_trace can be read at equal loss")
     corpora = [name for name in CORPORA if name in set(table["corpus"])]
     count = len(corpora) + bool(published)
     with style():

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from est_analysis.claims import NotMeasured, Verdict, final
-from est_analysis.claims.flatness_checks import CORPORA, at_equal_loss, of_corpus
+from est_analysis.claims.equal_loss import CORPORA, of_corpus
+from est_analysis.claims.flatness_checks import at_equal_loss
 from est_analysis.plots import in_order, method_style
 
 from .tables import MISSING, cell, spread, tally

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from est_analysis import plots
 from est_analysis.claims import Verdict
+from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
 from est_analysis.claims.raptr_stability import predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
@@ -319,13 +320,13 @@ _FLATNESS = Layout(
             title="Ratios at equal loss",
             caption="Trace over the full model's at equal loss: means, 95 % intervals and seeds (ticks). Left of the "
             "line is flatter than the full model. A row at one rate is over the full model at EST's rate.",
-            draw=lambda frame: plots.flatness_ratios([frame]),
+            draw=lambda frame: plots.flatness_ratios([flatness_ratios(frame)]),
         ),
         Illustration(
             name="table_5",
             title="Table 5, split over groups of parameters",
             caption="The full model's and EST's trace at equal loss, means over seeds; each panel has its own scale.",
-            draw=plots.table_5,
+            draw=lambda frame: plots.table_5(traces_by_part(frame)),
         ),
     ),
     headline=flatness.flatness_headline,

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from est_analysis.claims import CLAIMS, NotMeasured, judge
+from est_analysis.claims.equal_loss import CORPORA, at_loss
 from est_analysis.claims.est_flatness import CLAIMS as ON_FLATNESS
-from est_analysis.claims.flatness_checks import CORPORA, log_at
 from est_analysis.experiments.flatness import VARIANTS
 
 TESTS = Path(__file__).parents[1]
@@ -101,17 +101,17 @@ def test_too_far_apart_is_untested(ends, claim, missing):
 
 def test_checkpoints_far_apart_are_not_interpolated_between():
     points = pd.DataFrame({"loss": [4.0, 3.4, 3.0], "log": [3.0, 2.0, 1.0]})
-    assert log_at(points, 3.2) == pytest.approx(1.5)
+    assert at_loss(points, 3.2) == pytest.approx(1.5)
     with pytest.raises(NotMeasured, match=r"0\.60 nats apart"):
-        log_at(points, 3.6)
+        at_loss(points, 3.6)
 
 
 def test_the_last_passage_counts():
     """A loss that rises and falls passes a level several times."""
     points = pd.DataFrame({"loss": [3.0, 2.6, 2.9, 2.7, 2.7, 2.5], "log": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]})
-    assert log_at(points, 2.6) == pytest.approx(1.5)
-    assert log_at(points, 2.7) == pytest.approx(2.0)
-    assert log_at(points, 2.5) == 1.0
+    assert at_loss(points, 2.6) == pytest.approx(1.5)
+    assert at_loss(points, 2.7) == pytest.approx(2.0)
+    assert at_loss(points, 2.5) == 1.0
 
 
 def test_fisher_near_the_floor():

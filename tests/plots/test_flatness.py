@@ -10,6 +10,7 @@ import pytest
 
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
+from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
 from est_analysis.claims.est_flatness import CLAIMS as ON_FLATNESS
 
 TESTS = Path(__file__).parents[1]
@@ -34,59 +35,60 @@ def test_every_checkpoint_with_its_loss_and_sums_of_groups():
 
 
 @pytest.mark.parametrize(
-    ("label", "claim"),
+    ("method", "what", "claim"),
     [
-        ("EST", "smaller-trace"),
-        ("dropout", "dropout"),
-        ("EST, embeddings decayed", "decayed-embeddings"),
-        ("EST: attention and MLP", "sampled-blocks"),
-        ("EST: Fisher trace", "fisher"),
-        ("EST: scale-invariant", "scale-invariant"),
-        ("EST: one rate", "same-rate"),
+        ("est", "whole model", "smaller-trace"),
+        ("dropout", "whole model", "dropout"),
+        ("est/decayed-embeddings", "whole model", "decayed-embeddings"),
+        ("est", "attention and MLP", "sampled-blocks"),
+        ("est", "Fisher trace", "fisher"),
+        ("est", "scale-invariant", "scale-invariant"),
+        ("est", "one rate", "same-rate"),
     ],
 )
 @pytest.mark.parametrize("corpus", ["text", "hmm"])
-def test_ratios_are_what_the_claims_judge(label, claim, corpus):
+def test_ratios_are_what_the_claims_judge(method, what, claim, corpus):
     frame = flatness_frame(ends={"est": 2.13})  # below the full model's end: both sides are interpolated
-    ratios = plots.summarise_flatness_ratios(frame)
-    values = ratios.loc[(ratios["label"] == label) & (ratios["corpus"] == corpus), "value"]
+    ratios = flatness_ratios(frame)
+    values = ratios.query("method == @method and what == @what and corpus == @corpus")["value"]
     assert len(values) == 3
     expected = judge([CLAIMS[f"est.flatness.{claim}.{corpus}"]], frame, "quick")[0].effect
     assert values.mean() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("label", "claim"), [("EST: both decayed", "both-decayed"), ("EST: one rate, both decayed", "same-decay")]
+    ("what", "claim"), [("both decayed", "both-decayed"), ("one rate, both decayed", "same-decay")]
 )
-def test_decayed_ratios_are_what_the_claims_judge(label, claim):
+def test_decayed_ratios_are_what_the_claims_judge(what, claim):
     frame = flatness_frame(effects={"full/half": (0.1, 0.1, 0.1), "full/est-rate": (0.3, 0.3, 0.3)})
-    ratios = plots.summarise_flatness_ratios(frame)
-    values = ratios.loc[(ratios["label"] == label) & (ratios["corpus"] == "text"), "value"]
+    ratios = flatness_ratios(frame)
+    values = ratios.query("what == @what and corpus == 'text'")["value"]
     assert len(values) == 3
     assert values.mean() == pytest.approx(judge([CLAIMS[f"est.flatness.{claim}.text"]], frame, "quick")[0].effect)
-    outside = plots.summarise_flatness_ratios(flatness_frame(ends={"est": 2.9}))
-    assert label not in set(outside["label"])
+    outside = flatness_ratios(flatness_frame(ends={"est": 2.9}))
+    assert what not in set(outside["what"])
 
 
 def test_a_trace_lost_in_noise_takes_its_row_out_and_no_other():
     frame = flatness_frame(effects={"full/half": (0.1, 0.1, 0.1)})
     lost = (frame["method"] == "full/half") & (frame["metric"] == "hessian_trace") & (frame["seed"] == 1)
     frame.loc[lost & (frame["corpus"] == "hmm"), "value"] = -20.0
-    ratios = plots.summarise_flatness_ratios(frame)
-    of_both = ratios[ratios["label"] == "EST: both decayed"]
+    ratios = flatness_ratios(frame)
+    of_both = ratios[ratios["what"] == "both decayed"]
     assert of_both["corpus"].tolist() == ["text"] * 3, "not the two seeds whose trace can be read"
-    assert len(ratios[ratios["label"] == "EST: one rate, both decayed"]) == 6
+    assert len(ratios[ratios["what"] == "one rate, both decayed"]) == 6
     assert judge([CLAIMS["est.flatness.both-decayed.hmm"]], frame, "quick")[0].verdict == "untested"
 
 
 def test_what_cannot_be_read_is_left_out():
-    ratios = plots.summarise_flatness_ratios(flatness_frame(ends={"est": 4.5}))
-    assert "EST" not in set(ratios.loc[ratios["corpus"] == "text", "label"])
-    assert "dropout" in set(ratios["label"])
+    ratios = flatness_ratios(flatness_frame(ends={"est": 4.5}))
+    whole = ratios[ratios["what"] == "whole model"]
+    assert "est" not in set(whole.loc[whole["corpus"] == "text", "method"])
+    assert "dropout" in set(whole["method"])
 
 
 def test_bars_sum_to_the_traces_at_equal_loss():
-    table = plots.summarise_table_5(flatness_frame(seeds=(0,)))
+    table = traces_by_part(flatness_frame(seeds=(0,)))
     text = table[table["corpus"] == "text"]
     assert text["loss"].tolist() == pytest.approx([2.5] * len(text))
     sums = text.groupby("method")["value"].sum()
@@ -100,14 +102,14 @@ def test_bars_sum_to_the_traces_at_equal_loss():
 
 def test_figures_hold_every_method_and_the_printed_ratio():
     frame, published = flatness_frame(), {"full": 11763.0, "est": 2510.0}
-    along, ratios = plots.flatness_along_training(frame), plots.flatness_ratios([frame], published)
+    along, ratios = plots.flatness_along_training(frame), plots.flatness_ratios([flatness_ratios(frame)], published)
     assert len(along.axes) == 8
     for ax in along.axes:
         assert {line.get_gid() for line in ax.lines} == {f"mean:{method}" for method in ALONG}
     for ax in ratios.axes:
         (line,) = [line for line in ax.lines if line.get_gid() == "published"]
         assert line.get_xdata()[0] == pytest.approx(2510 / 11763)
-    bars = plots.table_5(frame, published)
+    bars = plots.table_5(traces_by_part(frame), published)
     assert [bar.get_height() for bar in bars.axes[0].patches] == [11763.0, 2510.0]
     assert len(bars.axes) == 3
 
@@ -133,11 +135,13 @@ def test_the_script_draws_all_from_a_folder_of_data(tmp_path, capsys):
 def test_a_frame_of_one_language_and_no_published_values():
     frame = flatness_frame(corpora=("hmm",))
     assert len(plots.flatness_along_training(frame).axes) == 4
-    assert len(plots.flatness_ratios([frame]).axes) == len(plots.table_5(frame).axes) == 1
+    assert (
+        len(plots.flatness_ratios([flatness_ratios(frame)]).axes) == len(plots.table_5(traces_by_part(frame)).axes) == 1
+    )
 
 
 def test_a_frame_of_another_recipe_is_refused():
-    for draw in (plots.flatness_along_training, lambda frame: plots.flatness_ratios([frame]), plots.table_5):
+    for draw in (plots.flatness_along_training, flatness_ratios, traces_by_part):
         with pytest.raises(ValueError, match="no column corpus"):
             draw(tidy_frame())
 
@@ -145,7 +149,7 @@ def test_a_frame_of_another_recipe_is_refused():
 def test_lengths_stand_side_by_side_with_what_all_of_them_have():
     short = flatness_frame()
     longer = short[~short["method"].isin(["dropout", "raptr"])].assign(step=short["step"] * 4)
-    figure = plots.flatness_ratios([short, longer])
+    figure = plots.flatness_ratios([flatness_ratios(short), flatness_ratios(longer)])
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == [
         f"{name}, {steps} steps" for name in plots.flatness.CORPORA.values() for steps in ("600", "2,400")
@@ -163,5 +167,5 @@ def test_thinned_rows_give_the_same_verdicts_and_figures():
     claims = ON_FLATNESS.values()
     for whole, part in zip(judge(claims, frame, "quick"), judge(claims, thinned, "quick"), strict=True):
         assert (part.verdict, part.effect) == (whole.verdict, pytest.approx(whole.effect, abs=1e-4))
-    for summarise in (plots.summarise_flatness, plots.summarise_flatness_ratios, plots.summarise_table_5):
+    for summarise in (plots.summarise_flatness, flatness_ratios, traces_by_part):
         assert len(summarise(thinned)) == len(summarise(frame))
