@@ -45,6 +45,9 @@ SOURCES = (
     Source(recipe="flatness", scale="quick", file="flatness_quick.csv"),
     Source(recipe="flatness", scale="report", file="flatness_report.csv"),
     Source(recipe="first-experiments", scale="quick", file="first_experiments_quick.csv"),
+    Source(recipe="sampling-overhead", scale="quick", file="sampling_overhead_quick.csv"),
+    Source(recipe="sampling-overhead", scale="report", file="sampling_overhead_report.csv"),
+    Source(recipe="sampling-overhead", scale="gpu", file="sampling_overhead_gpu.csv"),
 )
 # Recipe, scale if the figure is of one, beginning of a claim's id, figure; the first that fits.
 _FIGURES = (

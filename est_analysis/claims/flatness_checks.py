@@ -30,7 +30,7 @@ def at_equal_loss(
         f"at the end of both runs, losses as they are, {np.exp(found['last'].mean()):.2f}"
         f"{_excess(rows, (ours, other))}{'; ' + remark if remark else ''}"
     )
-    return over_seeds(change, unit=f"ln({ours} / {rival})", detail=detail)
+    return over_seeds(change, unit=f"ln({ours} / {other})", detail=detail)
 
 
 def _geometric(logs: pd.Series) -> str:

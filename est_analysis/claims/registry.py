@@ -11,6 +11,7 @@ from . import (
     est_ablations,
     est_downstream,
     est_flatness,
+    est_overhead,
     est_sampling,
     first_experiments,
     grid,
@@ -28,6 +29,7 @@ CLAIMS: dict[str, Claim] = {
     **est_flatness.CLAIMS,
     **est_downstream.CLAIMS,
     **est_sampling.CLAIMS,
+    **est_overhead.CLAIMS,
     **raptr.CLAIMS,
     **raptr_ablations.CLAIMS,
     **raptr_polynomials.CLAIMS,
@@ -44,6 +46,7 @@ GROUPS: dict[str, str] = {
     **costs.GROUPS,
     **est_ablations.GROUPS,
     **est_downstream.GROUPS,
+    **est_overhead.GROUPS,
     **raptr_ablations.GROUPS,
     **untested.GROUPS,
 }

@@ -1,8 +1,8 @@
 """Collects how committed runs were made, from their folders, into `runs.jsonl` (`claims.provenance`).
 
 A folder gives the spec of a run if that makes the run's id together with the hash of its data, and the environment if
-besides it is finished and its losses are the committed ones: one may have been made again elsewhere. Random nets and
-linear nets have no folders: their recipes say what they are.
+besides it is finished and its losses, or times, are the committed ones: one may have been made again elsewhere. Random
+nets and linear nets have no folders: their recipes say what they are.
 """
 
 import json
@@ -27,6 +27,7 @@ from est_analysis.train.settings import Settings
 
 _KEYS = ["seed", "step", "metric"]
 _TEXT = ("corpus", "dataset_config", "text_column", "max_bytes", "tokenizer")  # what decides the data's hash
+_KINDS = {"task": "FirstSpec", "dimension": "PolynomialSpec", "rounds": "OverheadSpec"}  # a field of its own -> kind
 _DIGITS = 1e-5  # committed values have six digits or more
 
 
@@ -164,11 +165,11 @@ class _Hashes:
 def _record(held: Mapping[str, Any], known: _Hashes) -> RunRecord | None:
     """The run of a `spec.json`, without its environment; None if its fields do not make its id."""
     fields, run_id = held["spec"], held["run_id"]
-    kind = "FirstSpec" if "task" in fields else "PolynomialSpec" if "dimension" in fields else "TrainSpec"
+    kind = next((kind for field, kind in _KINDS.items() if field in fields), "TrainSpec")
     try:
         hashes = known.candidates(fields) if kind == "TrainSpec" else ("",)
         for data_hash in hashes:
-            for named in (fields, said(fields)):
+            for named in (form(fields) for form in (dict, said)):
                 run = RunRecord(
                     run_id=run_id, kind=kind, spec=named, data_hash=data_hash, numerics=NUMERICS_VERSION
                 )  # fmt: skip
@@ -180,13 +181,13 @@ def _record(held: Mapping[str, Any], known: _Hashes) -> RunRecord | None:
 
 
 def _environment(folder: Path, committed: pd.DataFrame) -> dict[str, Any] | None:
-    """What the run in `folder` was carried out with; None unless the `committed` losses are its own."""
+    """What the run in `folder` was carried out with; None unless the `committed` losses or times are its own."""
     try:
         if finished(folder) is None:
             return None
         environment = json.loads((folder / "env.json").read_text())
         rows = pd.concat([pd.read_csv(path) for path in sorted(folder.glob("*.csv"))])
-        losses = committed[committed["metric"].str.contains("loss")]
+        losses = committed[committed["metric"].str.contains("loss|^seconds_")]
         both = losses.merge(rows[[*_KEYS, "value"]], on=_KEYS)
     except (OSError, ValueError, KeyError):  # damaged
         return None

@@ -9,6 +9,7 @@ from est_analysis.experiments import (
     polynomial_recipes,
     raptr_ablations,
     reproduce,
+    sampling_overhead,
     stability_depth,
 )
 from est_analysis.experiments.study import Study
@@ -24,6 +25,7 @@ STUDIES: dict[str, Study] = {
         *polynomial_recipes.STUDIES,
         stability_depth.STUDY,
         first_experiments.STUDY,
+        sampling_overhead.STUDY,
     )
 }
 

@@ -13,7 +13,7 @@ from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
 from est_analysis.claims.raptr_stability import predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
-from . import ablations, first_experiments, flatness, grid, polynomials, rates, stability, tables
+from . import ablations, first_experiments, flatness, grid, overhead, polynomials, rates, stability, tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +333,16 @@ _FLATNESS = Layout(
     caveat=tables.caveat,
 )
 
+_OVERHEAD = Layout(
+    heading="Steps",
+    table=overhead.overhead_table,
+    note="Milliseconds of a step of EST's second stage, medians over rounds, mean over runs; the extra is over the "
+    "first row of its kind, round by round, in percent, with its 95 % interval over runs.",
+    illustrations=(),
+    headline=overhead.overhead_headline,
+    caveat=overhead.caveat,
+)
+
 SWEEP = Layout(
     heading="Learning rates",
     table=rates.rates_table,
@@ -360,6 +370,7 @@ LAYOUTS: dict[str, Layout] = {
     "poly-raptr-vs-pld": _COMPONENTS,
     "transition-smoothness": _TRANSITIONS,
     "stability-vs-depth": _STABILITY,
+    "sampling-overhead": _OVERHEAD,
 }
 
 

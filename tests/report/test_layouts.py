@@ -14,7 +14,7 @@ from est_analysis.report.polynomials import components_table, transitions_table
 from est_analysis.report.rates import rates_figure, rates_table
 from est_analysis.report.stability import stability_table
 
-OF_TEXT = {"grid", "est-ablations", "raptr-ablations", "flatness", "first-experiments"}
+OF_TEXT = {"grid", "est-ablations", "raptr-ablations", "flatness", "first-experiments", "sampling-overhead"}
 
 
 def stability_frame():
@@ -40,6 +40,7 @@ def frames(make_polynomials, planted):
         "grid": run_path(str(Path(__file__).parents[1] / "synthetic_grid.py"))["grid_frame"](),
         "flatness": run_path(str(Path(__file__).parents[1] / "synthetic_flatness.py"))["flatness_frame"](),
         "est-ablations": ablations["ablation_frame"](),
+        "sampling-overhead": run_path(str(Path(__file__).parents[1] / "synthetic_overhead.py"))["overhead_frame"](),
         "raptr-ablations": ablations["raptr_ablation_frame"](),
     }
 
@@ -58,7 +59,7 @@ def reports(frames, tmp_path_factory):
 @pytest.mark.parametrize("recipe", LAYOUTS)
 def test_report_holds_its_own_figures_table_and_claims(recipe, reports, frames):
     folder, layout = reports[recipe], find_layout(recipe)
-    drawn = {path.name for path in (folder / "figures").iterdir()}
+    drawn = {path.name for path in (folder / "figures").glob("*")}
     assert drawn == {f"{one.name}{ending}" for one in layout.illustrations for ending in (".png", ".svg")}
     claims = [claim.id for claim in CLAIMS.values() if claim.recipe == recipe]
     assert pd.read_csv(folder / "claims.csv")["id"].tolist() == claims
@@ -69,6 +70,7 @@ def test_report_holds_its_own_figures_table_and_claims(recipe, reports, frames):
         assert all(part in text for part in (layout.note, *(one.caption for one in layout.illustrations)))
         assert recipe in OF_TEXT or ("are ours" in text and "could not be read" in text)
         assert "Not drawn" not in text
+        assert ("## Figures" in text or ">Figures<" in text) == bool(layout.illustrations)
 
 
 @pytest.mark.parametrize("recipe", sorted(LAYOUTS.keys() - OF_TEXT))
