@@ -26,7 +26,11 @@ MicroBatch = Annotated[int, typer.Option(help="Sequences measured at once; 0: wh
 NumProbes = Annotated[int, typer.Option(help="Probes a micro-batch; 0: 2, or 1 where memory is short.")]
 MaxPairs = Annotated[int, typer.Option(help="Stop at this many (micro-batch, probe) pairs even so.")]
 Over = Annotated[
-    str, typer.Option(help="distribution: the error includes the choice of text; batches: exactly --max-bytes of it.")
+    str,
+    typer.Option(
+        help="distribution: the error includes the choice of text; batches: exactly --max-bytes of it, but for sequences "
+        "that fill no micro-batch."
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: float32, float64, or bfloat16 (computed in float32).")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]

@@ -46,14 +46,24 @@ class ModelInputs(Sequence):
             seed: of the order of windows, and of what is masked.
 
         Raises:
-            InputError: the text is too short, or the tokenizer lacks a special token.
+            InputError: the text is too short, even for one batch, or the tokenizer lacks a special token.
         """
         make, text_len = _maker(kind, tokenizer, seq_len)
         self._windows = Batches(tokens, seq_len=text_len, batch_size=batch_size, seed=seed)
         self._make, self._seed = make, seed
+        if batch_size > self.num_windows:
+            raise InputError(
+                f"{len(tokens)} tokens of text are {self.num_windows} sequences of {text_len}, fewer than a batch of "
+                f"{batch_size}; use --micro-batch {self.num_windows} or more text"
+            )
+
+    @property
+    def num_windows(self) -> int:
+        """Sequences in the text; those that fill no batch are left out."""
+        return self._windows.num_windows
 
     def __len__(self) -> int:
-        return max(1, self._windows.num_windows // self._windows.batch_size)
+        return self.num_windows // self._windows.batch_size
 
     def __getitem__(self, index: int) -> Inputs:
         if not 0 <= index < len(self):

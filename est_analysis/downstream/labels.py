@@ -30,26 +30,30 @@ NUM_PACKAGES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class LastWord:
-    """An identifier that ends a line of code, but for punctuation, and the text before it."""
+    """An identifier that ends a line of code, but for punctuation, the text before it, and the number of its file."""
 
     context: str
     word: str
+    file: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class KindText:
-    """A piece of source with the kind of each of its characters, an index into `KINDS` or len(KINDS) for none."""
+    """A piece of source with the kind of each of its characters, an index into `KINDS` or len(KINDS) for none, and the
+    number of its file."""
 
     text: str
     kinds: bytes
+    file: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snippet:
-    """A piece of source and the index of its package."""
+    """A piece of source, the index of its package, and the number of its file among all packages'."""
 
     text: str
     label: int
+    file: int
 
 
 def kinds_of(source: str) -> bytes:
@@ -96,12 +100,12 @@ class _Source:
     tokens: tuple[tuple[str, int, int], ...]
 
 
-def _last_words_of(source: _Source, reach: int) -> Iterator[LastWord]:
+def _last_words_of(source: _Source, reach: int, file: int) -> Iterator[LastWord]:
     """The last identifier of every line, of two letters or more, where only operators follow it."""
     last, text = None, source.text
     for kind, start, stop in (*source.tokens, ("end", len(text), len(text))):
         if last and (kind == "end" or "\n" in text[last[1] : start]):
-            yield LastWord(context=text[max(0, last[0] - reach) : last[0]], word=text[slice(*last)])
+            yield LastWord(context=text[max(0, last[0] - reach) : last[0]], word=text[slice(*last)], file=file)
             last = None
         if kind == "name":
             last = (start, stop) if stop - start > 1 else None
@@ -161,7 +165,8 @@ def last_words(count: int, reach: int) -> tuple[LastWord, ...]:
     Raises:
         InputError: the library has fewer.
     """
-    found = [word for source in _sources("validation", inf) for word in _last_words_of(source, reach)]
+    sources = _sources("validation", inf)
+    found = [word for file, source in enumerate(sources) for word in _last_words_of(source, reach, file)]
     found = [word for word in found if len(word.context) == reach]
     if len(found) < count:
         raise InputError(f"{count} last words were asked for, the installed Python has {len(found)}; ask for fewer")
@@ -176,10 +181,11 @@ def kind_texts(split: Split, count: int, length: int) -> tuple[KindText, ...]:
         InputError: the library has fewer that do not overlap.
     """
     pieces = []
-    for source in _sources(split, 4 * count * length):
+    for file, source in enumerate(_sources(split, 4 * count * length)):
         kinds = _painted(len(source.text), source.tokens)
         for start in range(0, len(kinds) - length + 1, length):
-            pieces.append(KindText(text=source.text[start : start + length], kinds=kinds[start : start + length]))
+            piece = slice(start, start + length)
+            pieces.append(KindText(text=source.text[piece], kinds=kinds[piece], file=file))
     return tuple(pieces[index] for index in _enough(len(pieces), count, f"source ({split})"))
 
 
@@ -214,19 +220,20 @@ def snippets(part: Split, count: int, length: int) -> tuple[Snippet, ...]:
     Raises:
         InputError: a package has fewer even so.
     """
-    found = []
+    found, files = [], 0
     for label, package in enumerate(packages()):
         texts = [_read(path) for path in _package_files(package, part)]
-        pieces: list[str] = []
+        pieces: list[tuple[str, int]] = []
         for stride in (length, length // 2, length // 4):
             if len(pieces) < count:
                 pieces = [
-                    text[start : start + length]
-                    for text in texts
+                    (text[start : start + length], file)
+                    for file, text in enumerate(texts, start=files)
                     for start in range(0, len(text) - length + 1, max(1, stride))
                 ]
         chosen = _enough(len(pieces), count, f"package {package} ({part})")
-        found += [Snippet(text=pieces[index], label=label) for index in chosen]
+        found += [Snippet(text=pieces[index][0], label=label, file=pieces[index][1]) for index in chosen]
+        files += len(texts)
     return tuple(found)
 
 

@@ -22,22 +22,23 @@ _CHARACTERS_PER_TOKEN = 8  # more than any tokenizer's on source
 class _Encoded:
     window: list[int]
     target: list[int]
+    file: int
 
 
 def encode_words(subject: Subject, words: Sequence[LastWord]) -> list[_Encoded]:
     """The last `window` tokens of context and word, and the word's own.
 
     White space that ends the context goes with the word, as tokenizers join the two; the word's tokens are those of
-    the whole text beyond the context's.
+    the whole text that end beyond the context, also one that begins before it (`._` of `self._flush`).
     """
     found = []
     for item in words:
-        context = item.context.rstrip()
-        whole = subject.ids(item.context + item.word)
-        target = whole[len(subject.ids(context)) :]
+        whole, stops = subject.ends(item.context + item.word)
+        given = len(item.context.rstrip())
+        target = whole[sum(stop <= given for stop in stops) :]
         window = whole[-subject.window :]
         if 0 < len(target) < len(window):
-            found.append(_Encoded(window=window, target=target))
+            found.append(_Encoded(window=window, target=target, file=item.file))
     return found
 
 
@@ -56,10 +57,14 @@ def last_word(subject: Subject, *, items: int) -> Score:
     by_length: dict[int, list[_Encoded]] = {}
     for one in encoded:
         by_length.setdefault(len(one.window), []).append(one)
-    correct = [False] * (len(words) - len(encoded))
+    fits = Counter(one.file for one in encoded)
+    missed = Counter(item.file for item in words) - fits
+    files = list(missed.elements())
+    correct = [False] * len(files)
     for group in by_length.values():
         longest = max(len(one.target) for one in group)
         for one, greedy in zip(group, subject.greedy([one.window for one in group], longest), strict=True):
             correct.append(greedy[-len(one.target) :].tolist() == one.target)
+            files.append(one.file)
     commonest = Counter(item.word for item in words).most_common(1)[0][1]
-    return accuracy_score("last-word", np.array(correct), chance=commonest / len(words))
+    return accuracy_score("last-word", np.array(correct), chance=commonest / len(words), clusters=np.array(files))

@@ -36,7 +36,8 @@ def kinds(subject: Subject, *, train: int, test: int, each: int) -> Score:
     texts = kind_texts("validation", test, _characters(subject))
     features, labels, windows = _states(subject, texts, "validation", each // 2)
     chance = np.bincount(labels).max() / len(labels)
-    return accuracy_score("kinds", probe.predict(features) == labels, chance=float(chance), clusters=windows)
+    files = np.array([text.file for text in texts])[windows]
+    return accuracy_score("kinds", probe.predict(features) == labels, chance=float(chance), clusters=files)
 
 
 def _states(
@@ -75,12 +76,14 @@ def library(subject: Subject, *, train: int, test: int) -> Score:
     """
     features = {}
     for part, count in (("train", train), ("validation", test)):
-        windows, labels = encode_snippets(subject, snippets(part, count, _characters(subject)))
+        texts = snippets(part, count, _characters(subject))
+        windows, labels = encode_snippets(subject, texts)
         states = torch.stack([torch.cat([s.mean(dim=0), s.std(dim=0)]) for s in subject.hidden(windows)])
         features[part] = states.numpy(), labels
     probe = fit(*features["train"], classes=len(packages()))
     states, labels = features["validation"]
-    return accuracy_score("library", probe.predict(states) == labels, chance=1 / len(packages()))
+    files = np.array([text.file for text in texts])  # of the part that is tested
+    return accuracy_score("library", probe.predict(states) == labels, chance=1 / len(packages()), clusters=files)
 
 
 def encode_snippets(subject: Subject, found: Sequence[Snippet]) -> tuple[list[list[int]], np.ndarray]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -69,9 +70,11 @@ def library_fine_tuning(subject: Subject, *, train: int, test: int, epochs: int,
         how=FineTuning(lr=lr, epochs=epochs, pool="mean", probe_first=True),
         seed=seed,
     )
-    examples, labels = encode_snippets(subject, snippets("validation", test, length))
+    tested = snippets("validation", test, length)
+    examples, labels = encode_snippets(subject, tested)
     correct = classes_of(model, examples).numpy() == labels
-    return accuracy_score("library-finetune", correct, chance=1 / len(packages()))
+    files = np.array([text.file for text in tested])
+    return accuracy_score("library-finetune", correct, chance=1 / len(packages()), clusters=files)
 
 
 PROXIES: dict[str, Callable[[Subject, Sizes], Score]] = {

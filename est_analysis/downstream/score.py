@@ -32,8 +32,8 @@ class Score:
 def accuracy_score(task: str, correct: np.ndarray, *, chance: float, clusters: np.ndarray | None = None) -> Score:
     """The share of `correct` items and its standard error.
 
-    Items of one cluster (positions of one window) are not independent: the error is then that of the ratio of two
-    means over clusters, right answers over items.
+    Items of one cluster (windows of one file) are not independent: the error is then that of the ratio of two means
+    over clusters, right answers over items.
 
     >>> round(accuracy_score("coin", np.array([True, True, False, False]), chance=0.5).stderr, 4)  # sqrt(1/4 / 3)
     0.2887

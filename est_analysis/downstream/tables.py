@@ -1,5 +1,6 @@
 """Rows of a benchmark's split, from a folder of the user's or from the Hugging Face hub."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ import pandas as pd
 from est_analysis.errors import InputError, reason
 
 _READERS = {
-    ".csv": lambda path: pd.read_csv(path, keep_default_na=False),
-    ".tsv": lambda path: pd.read_csv(path, sep="\t", keep_default_na=False),
-    ".jsonl": lambda path: pd.read_json(path, lines=True),
-    ".json": lambda path: pd.read_json(path),
+    ".csv": lambda path: pd.read_csv(path, keep_default_na=False, dtype=str),
+    # As GLUE is distributed: a quotation mark is text.
+    ".tsv": lambda path: pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str, quoting=csv.QUOTE_NONE),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+    ".json": lambda path: pd.read_json(path, dtype=False),
 }
 Row = dict[str, Any]
 
 
 def read_split(folder: Path, split: str, columns: Sequence[str]) -> list[Row]:
-    """The rows of `folder/SPLIT.csv`, `.tsv`, `.jsonl` or `.json`.
+    """The rows of `folder/SPLIT.csv`, `.tsv` (without quoting), `.jsonl` or `.json`; of the first two all is text.
 
     Raises:
         InputError: there is no such file, it cannot be read, lacks one of the `columns` or has no row.

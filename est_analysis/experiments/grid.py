@@ -106,7 +106,7 @@ SCALES: dict[str, GridScale] = {
         contenders=LONGER,
         budgets=(0.5,),
         frontier=("full",),
-        cost="75 minutes on two cores: GPT-2, and four contenders on Llama and BERT, for four times the steps",
+        cost="an hour and a half on two cores: GPT-2, four contenders on the other families, for four times the steps",
     ),
 }
 

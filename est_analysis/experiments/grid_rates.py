@@ -45,6 +45,7 @@ _LONGER_THOUSANDTHS: Mapping[str, Mapping[str, float]] = {
     },
     "llama": {"full": 8, "short": 8, "est": 4, "raptr": 8},
     "megatron-bert": {"full": 8, "short": 4, "est": 4, "raptr": 8},
+    "t5": {"full": 4, "short": 4, "est": 2, "raptr": 4},
 }
 BEST_RATE_LONGER: Rates = {
     family: {label: rate / 1000 for label, rate in rates.items()} for family, rates in _LONGER_THOUSANDTHS.items()

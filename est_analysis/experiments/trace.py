@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,8 @@ def prepare(loaded: Loaded, settings: TraceSettings) -> Prepared:
             f"engine {engine.name} computes in the weights' precision, and {dtype} is too coarse; use float32"
         )
     sizes = plan(objective, engine=engine.name, **sizes)
+    if settings.micro_batch is None:
+        sizes = replace(sizes, micro_batch=min(sizes.micro_batch, inputs_of(1).num_windows))
     identity = {
         "format": 1,
         "weights": loaded.weight_hash,

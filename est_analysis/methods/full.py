@@ -14,6 +14,7 @@ class Full(Method):
     """Train the complete model."""
 
     default_schedule = "full"
+    staged = False
 
     def mask(self, step: int) -> None:
         """Everything, always."""

@@ -5,7 +5,7 @@ Each net has its own method (and with it its own seed, masks and growth), its ow
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,7 +119,7 @@ class _BankTrainer:
             if boundary or step % self.settings.eval_every == 0:
                 self._measure()
             if step in self.job.methods[0].schedule.transitions:
-                self._measure_subnets("before", range(max(1, step - _TRANSITION_MASKS + 1), step + 1))
+                self._measure_subnets("before", step, range(max(1, step - _TRANSITION_MASKS + 1), step + 1))
             if requested or step % self.settings.save_every == 0:
                 self._save()
             if requested:
@@ -143,12 +143,14 @@ class _BankTrainer:
         if growth:
             apply_growth(self.job.bank.blocks, self.optimizer, growth)
         if step - 1 in self.job.methods[0].schedule.transitions:
-            self._measure_subnets("after", range(step, step + _TRANSITION_MASKS))
+            self._measure_subnets("after", step, range(step, step + _TRANSITION_MASKS))
 
-    def _measure_subnets(self, side: str, steps: range) -> None:
-        """Mean held-out loss under the masks of `steps`, which are of one stage."""
+    def _measure_subnets(self, side: str, at: int, steps: Iterable[int]) -> None:
+        """Mean held-out loss under the masks of those of `steps` that are of the stage of step `at`."""
         x, y = self.job.held_out
         total = torch.zeros(self.job.bank.num_nets)
+        stage_at = self.job.methods[0].schedule.stage_at
+        steps = [step for step in steps if stage_at(step) == stage_at(at)]
         for step in steps:
             masks = [method.mask(step) for method in self.job.methods]
             total += self.job.bank.losses(x, y, self.job.bank.join(masks))

@@ -226,7 +226,8 @@ class _Trainer:
         return torch.autocast(torch.device(self.execution.device).type, dtype=torch.bfloat16)
 
     def _learning_rate(self, step: int) -> float:
-        return learning_rate(step, self.settings, self.job.method.course.transitions)
+        method = self.job.method
+        return learning_rate(step, self.settings, method.course.transitions if method.staged else ())
 
     def _charge(self, step: int, mask: SubnetMask | None) -> None:
         tokens = TRAINING_FACTOR * self.job.batches.batch_size * self.job.batches.lengths.inputs

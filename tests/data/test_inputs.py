@@ -65,6 +65,15 @@ def windows(kind, batch):
     ]
 
 
+def test_a_batch_larger_than_the_text_is_refused(make):
+    """It would hold the same text several times."""
+    assert len(make("causal", batch_size=8)) == 1
+    with pytest.raises(
+        InputError, match=r"165 tokens of text are 8 sequences of 20, fewer than a batch of 9; use --mic"
+    ):
+        make("causal", batch_size=9)
+
+
 @pytest.mark.parametrize(("kind", "length", "count"), [("causal", 20, 4), ("masked", 18, 4), ("seq2seq", 20, 4)])
 def test_each_window_of_the_text_once(make, text, kind, length, count):
     inputs = make(kind)
@@ -183,12 +192,6 @@ def test_a_text_shorter_than_a_sequence(make, text, kind):
         make(kind, tokens=text[:15], seq_len=20)
     with pytest.raises(InputError, match="text of 0 tokens"):
         make(kind, tokens=text[:0])
-
-
-def test_fewer_windows_than_a_batch_are_one_batch(make, text):
-    inputs = make("causal", tokens=text[:45], batch_size=4)
-    assert len(inputs) == 1
-    assert inputs[0]["input_ids"].shape == (4, 20)
 
 
 def test_numbers_outside(make):

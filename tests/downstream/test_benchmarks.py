@@ -14,6 +14,7 @@ from est_analysis.downstream.fine_tune import FineTuning
 from est_analysis.downstream.glue import GLUE, encode_pair, mean_glue, measure_glue
 from est_analysis.downstream.score import Score
 from est_analysis.downstream.squad import best_span, measure_squad, windows_of
+from est_analysis.downstream.tables import read_split
 from est_analysis.errors import InputError
 
 HOW = FineTuning(lr=3e-3, batch_size=8, epochs=6)
@@ -219,3 +220,22 @@ def test_a_failure_of_the_harness_is_one_line(subject, monkeypatch):
     fake_harness(monkeypatch, evaluate)
     with pytest.raises(InputError, match=r"the harness failed \(no network\); it needs the network"):
         harness.measure_suite(subject, "lambada", batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".tsv", 'sentence\tlabel\n"smart" and sharp\t1\n"a bad one\t0\n0012\t1\n'),
+        (".csv", 'sentence,label\n"""smart"" and sharp",1\n"""a bad one",0\n0012,1\n'),
+        (
+            ".jsonl",
+            '{"sentence": "\\"smart\\" and sharp", "label": 1}\n{"sentence": "\\"a bad one", "label": 0}\n'
+            '{"sentence": "0012", "label": 1}\n',
+        ),
+    ],
+)
+def test_text_is_read_as_it_is_written_and_no_row_is_lost(tmp_path, suffix, text):
+    (tmp_path / f"train{suffix}").write_text(text)
+    rows = read_split(tmp_path, "train", ("sentence", "label"))
+    assert [row["sentence"] for row in rows] == ['"smart" and sharp', '"a bad one', "0012"]
+    assert [int(row["label"]) for row in rows] == [1, 0, 1]

@@ -45,12 +45,12 @@ def test_the_tokens_cut_out_by_kind_are_those_of_the_standard_library():
 
 def test_last_words_are_the_last_identifiers_of_lines_and_their_contexts_end_before_them():
     source = labels._Source(text=SOURCE, tokens=tuple(labels._tokens(SOURCE)))
-    found = list(labels._last_words_of(source, reach=8))
+    found = list(labels._last_words_of(source, reach=8, file=3))
     # x is one letter, 12 no identifier, and a comment or a string after an identifier ends no line with it.
     assert [(word.context, word.word) for word in found] == [(" 12\n\nif ", "größe")]
     other = "self.alpha = make(beta)\nfor item in things:\n    total += item.weight * 2\nclose(\n    handle\n)"
     source = labels._Source(text=other, tokens=tuple(labels._tokens(other)))
-    found = list(labels._last_words_of(source, 5))
+    found = list(labels._last_words_of(source, 5, 3))
     # `close` is its line's last identifier too: only an operator follows it.
     assert [(word.context, word.word) for word in found] == [
         ("make(", "beta"), ("m in ", "things"), (" * 2\n", "close"), ("\n    ", "handle"),
@@ -95,3 +95,14 @@ def test_a_small_package_has_enough_pieces_of_a_longer_window(length):
     assert {len(piece.text) for piece in found} == {length}
     counts = [sum(piece.label == label for piece in found) for label in range(labels.NUM_PACKAGES)]
     assert counts == [120] * labels.NUM_PACKAGES
+
+
+def test_texts_of_one_file_have_its_number_and_no_other_files():
+    whole = [path.read_bytes().decode() for path in labels._package_files(packages()[0], "validation")]
+    of_one = [one for one in snippets("validation", 8, 200) if one.label == 0]
+    for one in of_one:
+        assert one.text in whole[one.file]
+    later = {one.file for one in snippets("validation", 8, 200) if one.label == 1}
+    assert min(later) >= len(whole), "files are counted through all packages"
+    for texts in (kind_texts("validation", 20, 2000), last_words(20, 100)):
+        assert len({one.file for one in texts}) > 1

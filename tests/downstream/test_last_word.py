@@ -1,5 +1,7 @@
 """Last words: one forward pass gives what decoding word by word gives."""
 
+from types import SimpleNamespace
+
 import torch
 
 from est_analysis.downstream import last_word as module
@@ -17,10 +19,20 @@ def decoded(subject, context, length):
 
 
 def test_windows_end_with_the_word_and_white_space_goes_with_it(subject):
-    word = LastWord(context="x" * 100 + "return ", word="value")
+    word = LastWord(context="x" * 100 + "return ", word="value", file=0)
     (found,) = encode_words(subject, [word])
     assert bytes(found.window).decode() == ("x" * 100 + "return value")[-48:]
     assert bytes(found.target).decode() == " value"
+
+
+def test_a_token_that_begins_in_the_context_is_of_the_word():
+    """Of `self._flush` a tokenizer may make `self`, `._`, `flush`: all but the first has to be said."""
+    pieces = {"self": 1, "._": 2, "flush": 3, ".": 4, "_": 5}
+    parts = ["self", "._", "flush"]
+    stops = [sum(map(len, parts[: place + 1])) for place in range(3)]
+    merging = SimpleNamespace(window=8, ends=lambda text: ([pieces[part] for part in parts], stops))
+    (found,) = encode_words(merging, [LastWord(context="self.", word="_flush", file=7)])
+    assert (found.window, found.target, found.file) == ([1, 2, 3], [2, 3], 7)
 
 
 def test_greedy_agrees_with_the_logits_of_a_whole_forward(subject):
@@ -36,8 +48,8 @@ def test_what_the_model_would_say_counts_and_one_wrong_letter_does_not(subject, 
     wrong = [[*tokens[:-2], (tokens[-2] + 1) % 256, tokens[-1]] for tokens in said]
 
     def score(answers):
-        found = [module._Encoded(window=tokens, target=tokens[-3:]) for tokens in answers]
-        monkeypatch.setattr(module, "last_words", lambda items, reach: [LastWord(context="", word="w")] * items)
+        found = [module._Encoded(window=tokens, target=tokens[-3:], file=0) for tokens in answers]
+        monkeypatch.setattr(module, "last_words", lambda items, reach: [LastWord(context="", word="w", file=0)] * items)
         monkeypatch.setattr(module, "encode_words", lambda subject, words: found)
         return last_word(subject, items=len(found)).value
 
@@ -48,13 +60,22 @@ def test_what_the_model_would_say_counts_and_one_wrong_letter_does_not(subject, 
 
 
 def test_words_that_do_not_fit_are_missed(subject, monkeypatch):
-    words = [LastWord(context="a" * 300, word="b" * size) for size in (3, 4, 90)]
+    words = [LastWord(context="a" * 300, word="b" * size, file=size) for size in (3, 4, 90)]
     monkeypatch.setattr(module, "last_words", lambda items, reach: words)
     assert len(encode_words(subject, words)) == 2
     assert last_word(subject, items=3).items == 3
 
 
+def test_words_of_one_file_are_one_cluster_also_those_that_do_not_fit(subject, monkeypatch):
+    seen = {}
+    words = [LastWord(context="a" * 300, word="b" * size, file=file) for size, file in ((3, 5), (90, 5), (4, 6))]
+    monkeypatch.setattr(module, "last_words", lambda items, reach: words)
+    monkeypatch.setattr(module, "accuracy_score", lambda *args, **more: seen.update(more))
+    last_word(subject, items=3)
+    assert sorted(seen["clusters"]) == [5, 5, 6]
+
+
 def test_the_context_reaches_back_to_the_whole_window(subject):
     narrow = Subject(model=subject.model, tokenizer=subject.tokenizer, window=8)
-    (found,) = encode_words(narrow, [LastWord(context="abcdefghij(", word="name")])
+    (found,) = encode_words(narrow, [LastWord(context="abcdefghij(", word="name", file=0)])
     assert bytes(found.window).decode() == "hij(name"

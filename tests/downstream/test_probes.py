@@ -34,7 +34,7 @@ def test_bytes_alone_tell_kinds_apart_better_than_chance_and_shuffled_labels_do_
 
 def test_a_state_is_paired_with_the_kind_of_its_own_token(subject):
     text = "a1" * 200  # letter, digit, letter, ...
-    one = KindText(text=text, kinds=bytes([0, 3] * 200))
+    one = KindText(text=text, kinds=bytes([0, 3] * 200), file=0)
     every = [replace(one, kinds=bytes(one.kinds[:30]) + bytes(range(6)) * 60)] * 3
     states, labels, windows = probes._states(subject, every, "train", 2)
     assert sorted(np.bincount(labels)) == [2] * len(KINDS)
@@ -51,7 +51,7 @@ def test_packages_that_use_other_letters_are_told_apart(subject, monkeypatch):
 
     def planted(part, count, length):
         return [
-            Snippet(text="".join(draw.choice(list(letters[label]), length)), label=label)
+            Snippet(text="".join(draw.choice(list(letters[label]), length)), label=label, file=label)
             for label in range(4)
             for _ in range(count)
         ]
@@ -74,6 +74,24 @@ def test_all_proxies_run_at_smoke_size_and_leave_model_and_random_numbers_alone(
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert all(torch.equal(before[1][name], p) for name, p in subject.model.named_parameters())
     assert not subject.model.training
+
+
+def test_the_error_of_packages_is_over_files(subject, monkeypatch):
+    """Of files whose windows are all right or all wrong."""
+    seen = {}
+    monkeypatch.setattr(probes, "accuracy_score", lambda *args, **more: seen.update(more))
+    monkeypatch.setattr(
+        probes,
+        "snippets",
+        lambda part, count, length: [
+            Snippet(text="ab"[label] * length, label=label, file=10 * label + number // 2)
+            for label in range(2)
+            for number in range(count)
+        ],
+    )
+    monkeypatch.setattr(probes, "packages", lambda: ["a", "b"])
+    library(subject, train=4, test=3)
+    assert seen["clusters"].tolist() == [0, 0, 1, 10, 10, 11]
 
 
 def test_clustered_errors_are_larger_where_windows_are_right_or_wrong_as_a_whole():

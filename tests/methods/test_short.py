@@ -108,6 +108,17 @@ def test_a_run_is_the_full_models_of_fewer_steps(spec, tmp_path):
     assert run(spec("short", rewarm=2), quiet, out=tmp_path / "short").cached
 
 
+@pytest.mark.parametrize(("method", "staged"), [("raptr", True), ("pld", False), ("stochastic_depth", False)])
+def test_the_rate_is_warmed_up_again_only_where_a_stage_begins(spec, tmp_path, method, staged):
+    """The schedule of a method without stages measures its cost and no more."""
+    quiet = Execution(threads=1, progress=False)
+    rates = [
+        _rows(run(spec(method, rewarm=rewarm, log_every=1), quiet, out=tmp_path / str(rewarm)).folder)["learning_rate"]
+        for rewarm in (0, 2)
+    ]
+    assert rates[0].equals(rates[1]) != staged
+
+
 def test_flops_of_layers_are_ests(spec, tmp_path):
     quiet = Execution(threads=1, progress=False)
     spent = []

@@ -4,6 +4,8 @@ import errno
 import os
 import signal
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from est_analysis.methods import build_method
 from est_analysis.models.bank import ResidualNetBank
 from est_analysis.models.resnet import ResidualNet
 from est_analysis.rng import stream
+from est_analysis.train import bank as module
 from est_analysis.train.bank import BankJob, train_bank
 from est_analysis.train.loop import Stopped
 from est_analysis.train.optim import learning_rate
@@ -123,6 +126,26 @@ def test_rows_charge_what_ran(tmp_path):
     steps = {step for _, step, metric, _ in raptr if metric == "subnet_loss_after"}
     assert steps == set(_method("raptr", 0).schedule.transitions)
     assert {step for _, step, metric, _ in raptr if metric.startswith("tail_")} == {STEPS + 1, STEPS + 3}
+
+
+def test_losses_at_transitions_are_of_one_stage_however_short_it_is(tmp_path):
+    """Of stages of fewer steps than masks are drawn: only those of the transition's side count."""
+    (tmp_path / "a").mkdir()
+    job = _job(tmp_path / "a", "raptr")
+    course, used = job.methods[0].schedule, []
+    assert min(end - begin for begin, end in pairwise((0, *course.transitions))) < module._TRANSITION_MASKS
+    trainer = module._BankTrainer(job)
+    trainer.job = SimpleNamespace(
+        methods=[SimpleNamespace(schedule=course, mask=used.append)],
+        held_out=job.held_out,
+        bank=SimpleNamespace(num_nets=1, join=lambda masks: None, losses=lambda *args: torch.zeros(1)),
+    )
+    for end in course.transitions:
+        for at, first in ((end, end - 7), (end + 1, end + 1)):
+            used.clear()
+            trainer._measure_subnets("before", at, range(max(1, first), first + 8))
+            assert used
+            assert {course.stage_at(step) for step in used} == {course.stage_at(at)}
 
 
 def test_what_it_cannot_do_is_refused(tmp_path):
