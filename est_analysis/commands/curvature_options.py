@@ -28,8 +28,8 @@ MaxPairs = Annotated[int, typer.Option(help="Stop at this many (micro-batch, pro
 Over = Annotated[
     str,
     typer.Option(
-        help="distribution: the error includes the choice of text; batches: exactly --max-bytes of it, but for sequences "
-        "that fill no micro-batch."
+        help="distribution: the error includes the choice of text; batches: exactly --max-bytes of it, "
+        "but for sequences that fill no micro-batch."
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: float32, float64, or bfloat16 (computed in float32).")]
