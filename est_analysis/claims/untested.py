@@ -231,7 +231,7 @@ _CLAIMS = (
         "In a trained BERT of 24 layers Psi falls from layer to layer up to about layer 21.",
         "rank correlation of Psi with the layer's number over layers 1 to 21, below -0.5",
         (-inf, -0.5),
-        "est stability google-bert/bert-large-uncased --dataset wikimedia/wikipedia --dataset-config 20231101.en",
+        "est stability google-bert/bert-large-uncased --corpus hf:wikimedia/wikipedia --dataset-config 20231101.en",
         "checkpoints of the paper's own BERT (the command's is Google's)",
     ),
 )

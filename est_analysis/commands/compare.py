@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from est_analysis.commands import curvature_options as options
-from est_analysis.commands.curvature_options import open_checkpoint, set_up, settings_of
-from est_analysis.commands.options import Json
+from est_analysis.commands import checkpoint_options as options
+from est_analysis.commands.checkpoint_options import open_checkpoint, set_up, settings_of
+from est_analysis.commands.options import DatasetConfig, Device, Json, TextColumn, Threads
 from est_analysis.commands.trace_output import estimate_record, finite
 
 
@@ -18,9 +18,8 @@ def compare(
     checkpoints: Annotated[list[str], typer.Argument(help="The baseline, then one or more to set beside it.")],
     text: options.Text = None,
     corpus: options.HeldOut = "python",
-    dataset: options.Dataset = "",
-    dataset_config: options.DatasetConfig = "",
-    text_column: options.TextColumn = "text",
+    dataset_config: DatasetConfig = "",
+    text_column: TextColumn = "text",
     max_bytes: options.MaxBytes = 0,
     tokenizer: options.Tokenizer = "",
     loss: options.Loss = "auto",
@@ -32,15 +31,15 @@ def compare(
     engine: options.Engine = "auto",
     by_layer: Annotated[bool, typer.Option("--by-layer", help="Also compare module kinds (hvp).")] = False,
     dtype: options.Dtype = "float32",
-    device: options.Device = "cpu",
-    threads: options.Threads = 0,
+    device: Device = "cpu",
+    threads: Threads = 0,
     seed: options.Seed = 0,
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Differences and ratios of Hessian traces, with intervals: what the checkpoints share drops out."""
     settings = settings_of(
-        text=text, corpus=corpus, dataset=dataset, dataset_config=dataset_config, text_column=text_column,
+        text=text, corpus=corpus, dataset_config=dataset_config, text_column=text_column,
         max_bytes=max_bytes, tokenizer=tokenizer, engine=engine, seq_len=seq_len, micro_batch=micro_batch,
         probes=probes, rel_se=rel_se, max_pairs=max_pairs, over="distribution", blocks=by_layer, seed=seed,
     )  # fmt: skip

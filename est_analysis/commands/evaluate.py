@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from est_analysis.commands import curvature_options as options
-from est_analysis.commands.curvature_options import open_checkpoint, set_up
-from est_analysis.commands.options import Json
+from est_analysis.commands import checkpoint_options as options
+from est_analysis.commands.checkpoint_options import open_checkpoint, set_up
+from est_analysis.commands.options import Device, Json, Threads
 from est_analysis.errors import InputError, unknown_name
 
 _LOCAL = ("last-word", "kinds", "library", "library-finetune")  # `downstream.proxies.PROXIES`, which loads torch
@@ -32,15 +32,15 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Folder with TASK/train and TASK/validation tables for glue and squad.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Of fine-tuning on glue and squad.")] = 3,
+    seeds: Annotated[int, typer.Option(help="How many seeds of fine-tuning on glue and squad.")] = 3,
     lr: Annotated[float, typer.Option(help="Highest learning rate of that fine-tuning.")] = 2e-5,
     epochs: Annotated[int, typer.Option(help="Its passes over the data.")] = 3,
     batch: Annotated[int, typer.Option(help="Its examples a step; requests at once for lambada and gpt4all.")] = 32,
     few_shot: Annotated[int, typer.Option(help="Examples before each question of lambada and gpt4all.")] = 0,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit on the hub; a step of one of our runs.")] = "",
     seq_len: options.SeqLen = 0,
-    device: options.Device = "cpu",
-    threads: options.Threads = 0,
+    device: Device = "cpu",
+    threads: Threads = 0,
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +68,7 @@ def evaluate(
         "checkpoint": checkpoint,
         "revision": revision or None,
         "commit": loaded.located.commit,
-        "weights": loaded.weight_hash,
+        "weight_hash": loaded.weight_hash,
         "window": window,
         "scores": [asdict(score) for scores, _ in found for score in scores],
         "means": {name: mean for name, (_, mean) in zip(chosen, found, strict=True) if mean is not None},

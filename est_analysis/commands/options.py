@@ -20,3 +20,9 @@ Family = Annotated[
         show_default=False,
     ),
 ]
+DatasetConfig = Annotated[str, typer.Option(help="Configuration of an hf: data set, such as wikitext-103-raw-v1.")]
+TextColumn = Annotated[str, typer.Option(help="Column of an hf: data set that holds the text.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:NUMBER.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")]
+Seeds = Annotated[int | None, typer.Option(help="How many seeds; the scale's own unless given.")]
+Workers = Annotated[int, typer.Option(help="Processes at once; 0: two on a CPU, one on a GPU.")]

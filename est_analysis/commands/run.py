@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from est_analysis.commands.options import Corpus, Json, Runs
+from est_analysis.commands.options import Corpus, Json, Runs, Seeds, Workers
 from est_analysis.commands.verdicts import Line, print_verdicts
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # As in `experiments.studies`, which loads torch: too slow for --help.
 _RECIPES = (
     "reproduce, grid, est-ablations, raptr-ablations, flatness, poly-raptr-vs-pld, transition-smoothness, "
-    "stability-vs-depth or first-experiments"
+    "stability-vs-depth, first-experiments or sampling-overhead"
 )
 _SCALES = "smoke (seconds), quick (minutes to an hour), and what else it has of report, rates, report-rates and gpu"
 
@@ -29,9 +29,9 @@ def run_recipe(
     scale: Annotated[
         str, typer.Option(help=f"One of the recipe's own: {_SCALES}; 'est run list' shows them and what each costs.")
     ] = "quick",
-    seeds: Annotated[int | None, typer.Option(help="How many seeds; the scale's own unless given.")] = None,
+    seeds: Seeds = None,
     corpus: Corpus = "python",
-    workers: Annotated[int, typer.Option(help="Processes at once; 0: two on a CPU, one on a GPU.")] = 0,
+    workers: Workers = 0,
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Folder of the report; reports/RECIPE-SCALE unless given.")] = None,
     as_json: Json = False,
@@ -57,8 +57,8 @@ def _command(start: str, scale: str, seeds: int | None, corpus: str) -> str:
 def reproduce(
     corpus: Corpus = "python",
     scale: Annotated[str, typer.Option(help="smoke, quick, rates, report or gpu.")] = "quick",
-    seeds: Annotated[int | None, typer.Option(help="How many seeds; the scale's own unless given.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes at once; 0: two on a CPU, one on a GPU.")] = 0,
+    seeds: Seeds = None,
+    workers: Workers = 0,
     runs: Runs = Path("runs"),
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report; reports/reproduce, and -SCALE but for quick.")

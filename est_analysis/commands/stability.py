@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from est_analysis.commands import curvature_options as options
-from est_analysis.commands.curvature_options import open_checkpoint, set_up, settings_of
-from est_analysis.commands.options import Json
+from est_analysis.commands import checkpoint_options as options
+from est_analysis.commands.checkpoint_options import open_checkpoint, set_up, settings_of
+from est_analysis.commands.options import DatasetConfig, Device, Json, TextColumn, Threads
 from est_analysis.commands.stability_output import print_stability, record_of
 from est_analysis.errors import InputError
 
@@ -19,9 +19,8 @@ def stability(
     checkpoint: Annotated[str, typer.Argument(help="A hub name, a folder, or one of our runs.")],
     text: options.Text = None,
     corpus: options.HeldOut = "python",
-    dataset: options.Dataset = "",
-    dataset_config: options.DatasetConfig = "",
-    text_column: options.TextColumn = "text",
+    dataset_config: DatasetConfig = "",
+    text_column: TextColumn = "text",
     max_bytes: options.MaxBytes = 0,
     tokenizer: options.Tokenizer = "",
     loss: options.Loss = "auto",
@@ -31,8 +30,8 @@ def stability(
     seq_len: options.SeqLen = 0,
     micro_batch: Annotated[int, typer.Option(help="Sequences measured at once; 0: some 1,024 tokens.")] = 0,
     dtype: Annotated[str, typer.Option(help="Of weights and computation: float32, float64, bfloat16.")] = "float32",
-    device: options.Device = "cpu",
-    threads: options.Threads = 0,
+    device: Device = "cpu",
+    threads: Threads = 0,
     seed: Annotated[int, typer.Option(help="Of windows, and of what is masked.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Also draw it, into this .png, .svg or .pdf.")] = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -40,7 +39,7 @@ def stability(
 ) -> None:
     """Change of output and loss when each layer is bypassed, the gap of dropping one at random, and RaPTr's bound."""
     asked = settings_of(
-        text=text, corpus=corpus, dataset=dataset, dataset_config=dataset_config, text_column=text_column,
+        text=text, corpus=corpus, dataset_config=dataset_config, text_column=text_column,
         max_bytes=max_bytes, tokenizer=tokenizer, seq_len=seq_len, micro_batch=micro_batch, probes=0,
         over="distribution", seed=seed,
     )  # fmt: skip

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from est_analysis.commands import curvature_options as options
-from est_analysis.commands.curvature_options import open_checkpoint, set_up, settings_of
-from est_analysis.commands.options import Json
+from est_analysis.commands import checkpoint_options as options
+from est_analysis.commands.checkpoint_options import open_checkpoint, set_up, settings_of
+from est_analysis.commands.options import DatasetConfig, Device, Json, TextColumn, Threads
 from est_analysis.commands.trace_output import Live, print_trace, record_of
 from est_analysis.commands.trace_series import trace_series
 from est_analysis.errors import InputError
@@ -18,9 +18,8 @@ def trace(
     checkpoint: Annotated[str, typer.Argument(help="A hub name, a folder, or one of our runs.")],
     text: options.Text = None,
     corpus: options.HeldOut = "python",
-    dataset: options.Dataset = "",
-    dataset_config: options.DatasetConfig = "",
-    text_column: options.TextColumn = "text",
+    dataset_config: DatasetConfig = "",
+    text_column: TextColumn = "text",
     max_bytes: options.MaxBytes = 0,
     tokenizer: options.Tokenizer = "",
     loss: options.Loss = "auto",
@@ -36,8 +35,8 @@ def trace(
     by_layer: Annotated[bool, typer.Option("--by-layer", help="Split it over layers and module kinds (hvp).")] = False,
     spectrum: Annotated[bool, typer.Option("--spectrum", help="Top eigenvalues and density of one batch.")] = False,
     dtype: options.Dtype = "float32",
-    device: options.Device = "cpu",
-    threads: options.Threads = 0,
+    device: Device = "cpu",
+    threads: Threads = 0,
     seed: options.Seed = 0,
     shard: Annotated[str, typer.Option(help="i/n: every n-th measurement from the i-th; then est merge.")] = "",
     out: Annotated[Path | None, typer.Option(help="File of the measurements; in the cache unless given.")] = None,
@@ -46,7 +45,7 @@ def trace(
 ) -> None:
     """Trace of the Hessian of the mean token loss, with its standard error. The same command again continues."""
     settings = settings_of(
-        text=text, corpus=corpus, dataset=dataset, dataset_config=dataset_config, text_column=text_column,
+        text=text, corpus=corpus, dataset_config=dataset_config, text_column=text_column,
         max_bytes=max_bytes, tokenizer=tokenizer, engine=engine, seq_len=seq_len, micro_batch=micro_batch,
         probes=probes, rel_se=rel_se, max_pairs=max_pairs, over=over, blocks=by_layer, seed=seed,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from est_analysis.commands.curvature_options import open_checkpoint
+from est_analysis.commands.checkpoint_options import open_checkpoint
 from est_analysis.commands.trace_output import Live, print_row, record_of
 from est_analysis.errors import InputError
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from est_analysis.commands.options import Corpus, Json
+from est_analysis.commands.options import Corpus, DatasetConfig, Device, Json, TextColumn, Threads
 from est_analysis.errors import InputError
 
 
@@ -34,10 +34,8 @@ def train(
         ),
     ] = "tiny",
     corpus: Corpus = "python",
-    dataset_config: Annotated[
-        str, typer.Option(help="Configuration of an hf: dataset, such as wikitext-103-raw-v1.")
-    ] = "",
-    text_column: Annotated[str, typer.Option(help="Column of an hf: dataset that holds the text.")] = "text",
+    dataset_config: DatasetConfig = "",
+    text_column: TextColumn = "text",
     max_bytes: Annotated[int, typer.Option(help="Stop after this much text; 0 takes all of it.")] = 0,
     tokenizer: Annotated[str, typer.Option(help="bytes, bpe:SIZE, or a tokenizer's name or folder.")] = "bytes",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
@@ -64,8 +62,8 @@ def train(
     keep_every: Annotated[int, typer.Option(help="Steps between checkpoints that are kept for good; 0: none.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; runs/<run_id> unless given.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue what --out holds, or refuse it.")] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's own choice.")] = 0,
+    device: Device = "cpu",
+    threads: Threads = 0,
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile every block.")] = False,
     masks_ahead: Annotated[int, typer.Option(help="Masks the index generator draws at a time; 0: inline.")] = 8,
     logger: Annotated[str, typer.Option(help="none, tensorboard, trackio or wandb.")] = "none",

@@ -58,4 +58,4 @@ def measure_downstream(settings: DownstreamSettings, spec: TrainSpec, result: Fi
                 if last:
                     yield step, f"{name}_chance", score.chance
 
-    keep_rows("downstream", spec, result, identity={"version": 1, "settings": asdict(settings)}, measure=rows)
+    keep_rows("downstream", spec, result, identity={"version": 2, "settings": asdict(settings)}, measure=rows)

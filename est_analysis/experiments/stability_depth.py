@@ -177,4 +177,5 @@ STUDY = Study(
     scales={"smoke": "seconds", "quick": "under a minute on one core", "report": "about ten minutes on one core"},
     measure=measure,
     on_text=False,
+    in_processes=False,
 )

@@ -42,6 +42,7 @@ class Study:
         scales: what each costs, in words.
         measure: request -> tidy frame (run_id, method, schedule, seed, step, metric, value) and facts for the report.
         on_text: whether it trains on the corpus of the request.
+        in_processes: whether it can use several at once.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Study:
     scales: Mapping[str, str]
     measure: Callable[[Request], tuple[pd.DataFrame, dict[str, Any]]]
     on_text: bool = True
+    in_processes: bool = True
 
     def run(self, request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
         """Measure, after checking what was asked for.
@@ -61,6 +63,8 @@ class Study:
             raise unknown_name("scale", request.scale, self.scales)
         if request.workers < 0:
             raise InputError(f"workers={request.workers} must be 1 or more, or 0 for the recipe's own number")
+        if request.workers > 1 and not self.in_processes:
+            raise InputError(f"recipe {self.name} runs in one process; leave '--workers {request.workers}' away")
         if request.seeds is not None and request.seeds < 1:
             raise InputError(f"seeds={request.seeds} must be at least 1")
         if request.corpus != "python" and not self.on_text:

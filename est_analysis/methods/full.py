@@ -14,7 +14,7 @@ class Full(Method):
     """Train the complete model."""
 
     default_schedule = "full"
-    staged = False
+    has_stages = False
 
     def mask(self, step: int) -> None:
         """Everything, always."""

@@ -24,7 +24,7 @@ class LayerDropout(Method):
     """Bernoulli layers at one constant rate, none excepted."""
 
     default_schedule = "bert-raptr-6-8-10-12"
-    staged = False
+    has_stages = False
 
     def __post_init__(self) -> None:
         require_depth_only("layer_dropout", self.schedule)

@@ -60,7 +60,7 @@ class Method(ABC):
     """
 
     default_schedule: ClassVar[str]
-    staged: ClassVar[bool] = True  # whether what trains changes at the transitions of its course
+    has_stages: ClassVar[bool] = True  # whether what trains changes at the transitions of its course
     head_sampling = "within_groups"  # a field of the methods that sample heads
 
     shape: StackShape

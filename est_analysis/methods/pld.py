@@ -36,7 +36,7 @@ class PLD(Method):
     """
 
     default_schedule = "bert-raptr-6-8-10-12"
-    staged = False
+    has_stages = False
     theta: float | None = None
     gamma_steps: float = 100.0
     deepspeed_compat: bool = False

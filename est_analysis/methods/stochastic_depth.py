@@ -20,7 +20,7 @@ class StochasticDepth(Method):
     """Bernoulli layers at one constant rate, with I = {first, last}."""
 
     default_schedule = "bert-raptr-6-8-10-12"
-    staged = False
+    has_stages = False
     output_scale: OutputScale = "none"
 
     def __post_init__(self) -> None:

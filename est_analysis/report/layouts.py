@@ -197,8 +197,8 @@ _GRID = Layout(
     table=grid.grid_table,
     note="Every method at about a quarter fewer layer FLOPs than the full model, but for the full model itself. Loss: "
     "mean ± standard deviation over seeds, full model, in nats per token (GPT-2, Llama), per masked token (BERT) or "
-    "per target token (T5). Differences are paired by seed. Each method has its own best learning rate of a sweep on a "
-    "seed that is not shown. Speed-ups were measured with two runs at once.",
+    "per target token (T5). Differences are paired by seed. Each method has its own best learning rate of a sweep on "
+    "seeds that are not shown.",
     illustrations=(
         Illustration(
             name="grid_gaps",
@@ -225,7 +225,7 @@ _ABLATIONS = Layout(
     table=ablations.ablations_table,
     note="EST on a small GPT-2 with one thing changed at a time: which dimensions are sampled, the schedule, the law "
     "of the draw. Loss: mean ± standard deviation over seeds, full model, in nats per token. Differences are paired by "
-    "seed. Each contender has its own best learning rate of a sweep on a seed that is not shown.",
+    "seed. Each contender has its own best learning rate of a sweep on seeds that are not shown.",
     illustrations=(
         Illustration(
             name="est_components",
@@ -251,7 +251,7 @@ _RAPTR_ABLATIONS = Layout(
     table=ablations.ablations_table,
     note="RaPTr and gradual stacking on a small GPT-2 with one thing changed at a time: the schedule, the scaling of "
     "kept layers, what is sampled. Loss: mean ± standard deviation over seeds, full model, in nats per token. "
-    "Differences are paired by seed. Each contender has its own best learning rate of a sweep on another seed.",
+    "Differences are paired by seed. Each contender has its own best learning rate of a sweep on other seeds.",
     illustrations=(
         Illustration(
             name="raptr_ablations",

@@ -227,7 +227,7 @@ class _Trainer:
 
     def _learning_rate(self, step: int) -> float:
         method = self.job.method
-        return learning_rate(step, self.settings, method.course.transitions if method.staged else ())
+        return learning_rate(step, self.settings, method.course.transitions if method.has_stages else ())
 
     def _charge(self, step: int, mask: SubnetMask | None) -> None:
         tokens = TRAINING_FACTOR * self.job.batches.batch_size * self.job.batches.lengths.inputs

@@ -256,7 +256,7 @@ def test_every_figure_named_is_there(committed):
 def test_a_claim_judged_on_longer_runs_names_their_figure(committed):
     figures = {(one.claim.id, one.shown.verdict.scale): one.figure for one in committed if one.claim.recipe == "grid"}
     assert figures["grid.est-full.gpt2", "report"] == "grid_lengths"
-    assert figures["grid.est-full.t5", "quick"] == "grid_gaps"
+    assert figures["grid.raptr-pld.t5", "quick"] == "grid_gaps"
     assert {f"{name}.svg" for name in figures.values()} <= {path.name for path in DATA.parent.glob("*.svg")}
 
 

@@ -100,6 +100,10 @@ OTHERS = [
     ("trace one two", "Got unexpected extra argument"),
     ("run grid --scale smoke --out a.txt/b", "cannot write a report into 'a.txt/b': "),
     (
+        "run stability-vs-depth --workers 3",
+        "recipe stability-vs-depth runs in one process; leave '--workers 3' away",
+    ),
+    (
         "run first-experiments --corpus novel.txt",
         "recipe first-experiments trains on no text; leave '--corpus novel.txt'",
     ),

@@ -87,3 +87,11 @@ def test_help_names_every_recipe_and_every_scale():
     assert words >= STUDIES.keys()
     assert words >= {scale for study in STUDIES.values() for scale in study.scales}
     assert "'est run list' shows" in " ".join(shown.replace("│", " ").split())
+
+
+def test_help_names_every_recipe():
+    """It has them as text: to import them would load torch for a page of help."""
+    from est_analysis.commands.run import _RECIPES
+    from est_analysis.experiments.studies import STUDIES
+
+    assert set(_RECIPES.replace(" or ", ", ").split(", ")) == set(STUDIES)

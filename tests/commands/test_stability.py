@@ -217,7 +217,7 @@ def test_the_help_names_what_it_measures(est):
         ("--loss cuasal", "unknown --loss 'cuasal': did you mean 'causal'?"),
         ("--dtype float16", "unknown --dtype 'float16'"),
         ("--device gpu", "unknown --device 'gpu'; use cpu, cuda or cuda:NUMBER"),
-        ("--text a.txt", "--text, --dataset and --corpus each name a text; give one of them"),
+        ("--text a.txt", "--text and --corpus each name a text; give one of them"),
         ("--tokenizer byets", "unknown tokenizer 'byets': did you mean 'bytes'?"),
         ("--revision main", "no checkpoint 'main' in "),
     ],

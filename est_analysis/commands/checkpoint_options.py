@@ -1,4 +1,4 @@
-"""Options that `est trace` and `est compare` share: the text, the method, the budget."""
+"""Options of the commands that measure a checkpoint: the text, the method, the budget, how it is loaded."""
 
 import re
 from typing import Annotated, Any
@@ -10,12 +10,12 @@ from est_analysis.errors import InputError, unknown_name
 Text = Annotated[
     list[str] | None, typer.Option(help="Measure on all of this file or folder; repeat for more. Instead of --corpus.")
 ]
-Dataset = Annotated[str, typer.Option(help="Measure on the held-out part of a Hugging Face data set. Likewise.")]
-DatasetConfig = Annotated[str, typer.Option(help="Configuration of --dataset, such as wikitext-103-raw-v1.")]
-TextColumn = Annotated[str, typer.Option(help="Column of --dataset that holds the text.")]
 HeldOut = Annotated[
     str,
-    typer.Option(help="Measure on the held-out part of 'python' (Python's own source), a file, a folder or hf:NAME."),
+    typer.Option(
+        help="Measure on the held-out part of 'python' (the installed Python's own source), a file, a folder, hf:NAME "
+        "or hmm:STATES,VOCAB,SEED."
+    ),
 ]
 MaxBytes = Annotated[int, typer.Option(help="Read no more text than this; 0 reads all.")]
 Tokenizer = Annotated[str, typer.Option(help="Instead of the checkpoint's own: bytes, a folder or a hub name.")]
@@ -33,14 +33,12 @@ Over = Annotated[
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: float32, float64, or bfloat16 (computed in float32).")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")]
 Seed = Annotated[int, typer.Option(help="Of windows and probes.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the checkpoint brings.")]
 
 
 def settings_of(
-    *, text: list[str] | None, corpus: str, dataset: str, dataset_config: str, text_column: str, max_bytes: int,
+    *, text: list[str] | None, corpus: str, dataset_config: str, text_column: str, max_bytes: int,
     tokenizer: str, over: str, seq_len: int, micro_batch: int, probes: int, **rest: Any,
 ) -> Any:  # fmt: skip
     """The `TraceSettings` that were typed.
@@ -51,12 +49,12 @@ def settings_of(
     from est_analysis.experiments.text import TextSource
     from est_analysis.experiments.trace import TraceSettings
 
-    if sum((bool(text), bool(dataset), corpus != "python")) > 1:
-        raise InputError("--text, --dataset and --corpus each name a text; give one of them")
+    if text and corpus != "python":
+        raise InputError("--text and --corpus each name a text; give one of them")
     if over not in ("distribution", "batches"):
         raise unknown_name("--over", over, ("distribution", "batches"))
     source = TextSource(
-        corpora=tuple(text) if text else (f"hf:{dataset}" if dataset else corpus,),
+        corpora=tuple(text) if text else (corpus,),
         split="all" if text else "validation",
         dataset_config=dataset_config,
         text_column=text_column,
