@@ -33,6 +33,9 @@ from pyhessian import hessian as PyHessian
 from torch import nn
 
 from est_analysis import plots
+from est_analysis.any_checkpoint.compare import compare_checkpoints, prepare_alike
+from est_analysis.any_checkpoint.estimators import convergence, dense_hessian
+from est_analysis.any_checkpoint.trace import TraceSettings
 from est_analysis.curvature.blocks import by_batch, kind_totals
 from est_analysis.curvature.checkpoint import load
 from est_analysis.curvature.estimate import compare
@@ -44,12 +47,9 @@ from est_analysis.curvature.taylor.engine import TaylorEngine
 from est_analysis.curvature.trace import Budget, hutchinson
 from est_analysis.data.corpus import open_corpus
 from est_analysis.data.tokens import load_tokens
-from est_analysis.experiments.compare import compare_checkpoints, prepare_alike
-from est_analysis.experiments.estimators import convergence, dense_hessian
 from est_analysis.experiments.run import run
 from est_analysis.experiments.spec import TrainSpec
 from est_analysis.experiments.store import collect
-from est_analysis.experiments.trace import TraceSettings
 from est_analysis.rng import stream
 from est_analysis.train.settings import Execution, Settings
 

@@ -47,3 +47,23 @@ def shared(tmp_path_factory):
     text = "\n".join(" ".join(draw.choices(words, k=12)) for _ in range(1500))
     (folder / "text.txt").write_text(text)
     return folder
+
+
+@pytest.fixture(scope="session")
+def spec(shared):
+    """A run of four steps."""
+    from est_analysis.experiments.spec import TrainSpec  # not at the top: shapes are checked in what is imported later
+    from est_analysis.train.settings import Settings
+
+    settings = Settings(steps=4, log_every=2, eval_every=2, save_every=2)
+    return TrainSpec(
+        corpus=str(shared / "text.txt"), batch_size=4, seq_len=32, validation_tokens=256, settings=settings
+    )
+
+
+@pytest.fixture(scope="session")
+def quiet():
+    """On one thread, without a progress bar."""
+    from est_analysis.train.settings import Execution
+
+    return Execution(threads=1, progress=False)

@@ -46,8 +46,8 @@ def settings_of(
     Raises:
         InputError: two sources of text, or a value that is none.
     """
-    from est_analysis.experiments.text import TextSource
-    from est_analysis.experiments.trace import TraceSettings
+    from est_analysis.any_checkpoint.text import TextSource
+    from est_analysis.any_checkpoint.trace import TraceSettings
 
     if text and corpus != "python":
         raise InputError("--text and --corpus each name a text; give one of them")

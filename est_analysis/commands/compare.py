@@ -44,7 +44,7 @@ def compare(
         probes=probes, rel_se=rel_se, max_pairs=max_pairs, over="distribution", blocks=by_layer, seed=seed,
     )  # fmt: skip
     set_up(threads)
-    from est_analysis.experiments.compare import compare_checkpoints, prepare_alike
+    from est_analysis.any_checkpoint.compare import compare_checkpoints, prepare_alike
 
     how = {"loss": loss, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     prepared = prepare_alike([open_checkpoint(name, None, how) for name in checkpoints], settings)

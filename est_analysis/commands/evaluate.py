@@ -56,9 +56,9 @@ def evaluate(
     if loaded.loss != "causal":  # a masked model has a causal class too, in which it would see what it predicts
         raise InputError(f"'{checkpoint}' is a {loaded.loss} model; the tasks are for causal ones")
 
+    from est_analysis.any_checkpoint.text import sequence_length
     from est_analysis.downstream.fine_tune import FineTuning
     from est_analysis.downstream.subject import Subject
-    from est_analysis.experiments.text import sequence_length
 
     window = sequence_length(loaded, seq_len or None, 1 << 62)
     subject = Subject(model=loaded.model, tokenizer=loaded.tokenizer, window=window)

@@ -44,7 +44,7 @@ def stability(
         over="distribution", seed=seed,
     )  # fmt: skip
     _check_plot(plot)
-    from est_analysis.experiments.stability import StabilitySettings, prepare_stability, stability_of
+    from est_analysis.any_checkpoint.stability import StabilitySettings, prepare_stability, stability_of
     from est_analysis.train.progress import display
 
     settings = StabilitySettings(

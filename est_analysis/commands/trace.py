@@ -70,7 +70,7 @@ def trace(
             return
         record = record_of(prepared, estimate, file, settings)
         if spectrum:
-            from est_analysis.experiments.spectrum import spectrum_record
+            from est_analysis.any_checkpoint.spectrum import spectrum_record
 
             record["spectrum"] = spectrum_record(prepared)
         print(json.dumps(record, indent=1)) if as_json else print_trace(record)
@@ -93,7 +93,7 @@ def merge(
 
 
 def _measure(loaded, settings, live, shard, out, ranks):
-    from est_analysis.experiments.trace import budget_of, default_file, measure, prepare
+    from est_analysis.any_checkpoint.trace import budget_of, default_file, measure, prepare
 
     prepared = prepare(loaded, settings)
     if any(identity != prepared.identity for identity in ranks.union([prepared.identity])):

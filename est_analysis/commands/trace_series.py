@@ -43,7 +43,7 @@ def trace_series(name: str, pattern: str, settings: Any, how: dict[str, Any], *,
 
 
 def _trace(label: str, loaded: Any, settings: Any) -> dict[str, Any]:
-    from est_analysis.experiments.trace import budget_of, default_file, measure, prepare
+    from est_analysis.any_checkpoint.trace import budget_of, default_file, measure, prepare
 
     prepared = prepare(loaded, settings)
     file = default_file(prepared.identity)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from est_analysis.any_checkpoint.text import TextSource
+from est_analysis.any_checkpoint.trace import TraceSettings, budget_of, measure, prepare
 from est_analysis.curvature.blocks import BlockTrace, by_batch, group_of, kind_totals
 from est_analysis.curvature.checkpoint import Loaded, load
 from est_analysis.curvature.hvp import HessianOperator
@@ -20,8 +22,6 @@ from est_analysis.errors import InputError
 from est_analysis.experiments.afterwards import Row, keep_rows
 from est_analysis.experiments.run import FinishedRun, prepare_data, prepare_objective
 from est_analysis.experiments.spec import TrainSpec
-from est_analysis.experiments.text import TextSource
-from est_analysis.experiments.trace import TraceSettings, budget_of, measure, prepare
 from est_analysis.rng import stream
 
 FIFTEENTHS = 15  # EST's stages end after 2 and after 7 of them

@@ -2,14 +2,14 @@
 
 from dataclasses import asdict
 
+from est_analysis.any_checkpoint.text import TextSource
+from est_analysis.any_checkpoint.trace import TraceSettings, budget_of, measure, prepare
 from est_analysis.curvature.checkpoint import load
 from est_analysis.curvature.locate import locate
 from est_analysis.experiments.afterwards import Row, keep_rows
 from est_analysis.experiments.reproduce_scales import Scale
 from est_analysis.experiments.run import FinishedRun
 from est_analysis.experiments.spec import TrainSpec
-from est_analysis.experiments.text import TextSource
-from est_analysis.experiments.trace import TraceSettings, budget_of, measure, prepare
 
 
 def measure_trace(scale: Scale, spec: TrainSpec, result: FinishedRun) -> None:

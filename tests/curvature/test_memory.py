@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from est_analysis.curvature.loss import LanguageModelObjective
 from est_analysis.curvature.memory import peak_rss_bytes, plan
 from est_analysis.curvature.probes import Probes
-from est_analysis.experiments.trace import ENGINES
+from est_analysis.any_checkpoint.trace import ENGINES
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

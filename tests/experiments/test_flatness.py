@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from est_analysis.any_checkpoint.text import TextSource
+from est_analysis.any_checkpoint.trace import TraceSettings, prepare
 from est_analysis.curvature.checkpoint import load
 from est_analysis.curvature.locate import locate
 from est_analysis.curvature.loss import LanguageModelObjective
@@ -26,8 +28,6 @@ from est_analysis.experiments.along_training import (
 from est_analysis.experiments.rate_sweep import MORE_SEEDS, best_rates, beyond, finalists
 from est_analysis.experiments.run import num_parameters, prepare_data, run
 from est_analysis.experiments.spec import TrainSpec
-from est_analysis.experiments.text import TextSource
-from est_analysis.experiments.trace import TraceSettings, prepare
 from est_analysis.subnet.schedule import find_schedule
 from est_analysis.train.settings import Settings
 

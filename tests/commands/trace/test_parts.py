@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from est_analysis.any_checkpoint.trace import TraceSettings
 from est_analysis.commands.trace import _measure
 from est_analysis.commands.trace_series import _Kept
 from est_analysis.errors import InputError
-from est_analysis.experiments.trace import TraceSettings
 
 
 def lines(path):
@@ -155,7 +155,7 @@ def test_two_processes_measure_what_one_does(record, run, shared, tmp_path):
 
 def test_processes_that_would_measure_different_things_are_refused(monkeypatch):
     prepared = SimpleNamespace(identity={"probes": 8})
-    monkeypatch.setattr("est_analysis.experiments.trace.prepare", lambda loaded, settings: prepared)
+    monkeypatch.setattr("est_analysis.any_checkpoint.trace.prepare", lambda loaded, settings: prepared)
     ranks = SimpleNamespace(union=lambda items: [*items, {"probes": 4}])
     with pytest.raises(InputError, match="different sizes; give --micro-batch and --probes"):
         _measure(None, None, None, (0, 2), None, ranks)

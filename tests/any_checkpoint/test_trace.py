@@ -3,32 +3,35 @@
 import json
 from dataclasses import replace
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
 import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from est_analysis.curvature.checkpoint import load
-from est_analysis.curvature.locate import locate
-from est_analysis.curvature.taylor import jet
-from est_analysis.data.corpus import open_corpus
-from est_analysis.data.tokenizer import build_tokenizer
-from est_analysis.errors import InputError
-from est_analysis.experiments.compare import compare_checkpoints, prepare_alike
-from est_analysis.experiments.run import run
-from est_analysis.experiments.text import TextSource
-from est_analysis.experiments.trace import (
+from est_analysis.any_checkpoint.compare import compare_checkpoints, prepare_alike
+from est_analysis.any_checkpoint.text import TextSource
+from est_analysis.any_checkpoint.trace import (
     TraceSettings,
     budget_of,
     default_file,
     measure,
     prepare,
 )
+from est_analysis.curvature.checkpoint import load
+from est_analysis.curvature.locate import locate
+from est_analysis.curvature.taylor import jet
+from est_analysis.data.corpus import open_corpus
+from est_analysis.data.tokenizer import build_tokenizer
+from est_analysis.errors import InputError
+from est_analysis.experiments.run import run
 
 
 @pytest.fixture(autouse=True)
-def _fresh_cache(monkeypatch, tmp_path, _own_cache):
+def _fresh_cache(monkeypatch, tmp_path):
+    """No test reaches the hub, nor the user's own cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("EST_ANALYSIS_CACHE", str(tmp_path / "cache"))
 
 

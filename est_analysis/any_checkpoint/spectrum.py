@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from est_analysis.any_checkpoint.trace import Prepared
 from est_analysis.curvature.hvp import HessianOperator
 from est_analysis.curvature.lanczos import spectral_density, top_eigenvalues
-from est_analysis.experiments.trace import Prepared
 from est_analysis.rng import stream
 
 

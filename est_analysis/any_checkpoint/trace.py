@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from est_analysis.any_checkpoint.text import OnDevice, TextSource, few_tokens, read_text, sequence_length
 from est_analysis.curvature.checkpoint import Loaded
 from est_analysis.curvature.engine import Engine
 from est_analysis.curvature.estimate import Sample, Target, TraceEstimate
@@ -24,7 +25,6 @@ from est_analysis.curvature.trace import Budget, hutchinson
 from est_analysis.data.cache import cache_root
 from est_analysis.data.inputs import ModelInputs
 from est_analysis.errors import InputError, unknown_name
-from est_analysis.experiments.text import OnDevice, TextSource, few_tokens, read_text, sequence_length
 
 ENGINES: dict[str, Callable[[], Engine]] = {
     "taylor": TaylorEngine,

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from est_analysis.any_checkpoint.text import OnDevice, TextSource, few_tokens, read_text, sequence_length
 from est_analysis.curvature.checkpoint import Loaded
 from est_analysis.curvature.loss import LanguageModelObjective
 from est_analysis.data.inputs import ModelInputs
 from est_analysis.errors import InputError
-from est_analysis.experiments.text import OnDevice, TextSource, few_tokens, read_text, sequence_length
 from est_analysis.stability.layers import ResidualLayer, residual_layers
 from est_analysis.stability.measure import BatchStability, Stability, measure_stability
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from est_analysis.any_checkpoint.trace import Prepared, TraceSettings, budget_of, default_file, measure, prepare
 from est_analysis.curvature.checkpoint import Loaded
 from est_analysis.curvature.estimate import Comparison, TraceEstimate, compare
 from est_analysis.errors import InputError
-from est_analysis.experiments.trace import Prepared, TraceSettings, budget_of, default_file, measure, prepare
 
 _FIRST = 16  # micro-batches before the first look
 
