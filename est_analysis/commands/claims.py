@@ -52,7 +52,7 @@ def claims(
             raise InputError("--run shows a run, no claims: give only --json or --data with it")
         print_run(find_run(data, run), as_json=as_json)
         return
-    names, wanted = _named(claim), _wanted(paper, origin, verdict)
+    names, wanted = _named(claim), _wanted(paper.lower(), origin, verdict)
     everything = _judged_with(names, data)
     chosen = [one for one in everything if one.claim.id in names and wanted(one)]
     if html is not None:

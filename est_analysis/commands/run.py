@@ -33,19 +33,26 @@ def run_recipe(
     corpus: Corpus = "python",
     workers: Workers = 0,
     runs: Runs = Path("runs"),
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; reports/RECIPE-SCALE unless given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report; reports/RECIPE-SCALE unless given (reports/reproduce).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Reproduce a result: train what it needs, measure, judge the claims, write a report."""
     if recipe == "list":
         _print_recipes(as_json=as_json)
         return
-    folder = out or Path("reports") / f"{recipe}-{scale}"
+    folder = out or _folder(recipe, scale)
     command = _command(f"est run {recipe}", scale, seeds, corpus)
     _reproduce(
         recipe, scale, seeds=seeds, corpus=corpus, workers=workers, runs=runs, out=folder, command=command,
         as_json=as_json,
     )  # fmt: skip
+
+
+def _folder(recipe: str, scale: str) -> Path:
+    """Where the report goes; that of the main job has the shortest name."""
+    return Path("reports") / ("reproduce" if (recipe, scale) == ("reproduce", "quick") else f"{recipe}-{scale}")
 
 
 def _command(start: str, scale: str, seeds: int | None, corpus: str) -> str:
@@ -66,7 +73,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Baseline, EST and RaPTr on real text, side by side: report.html, figures, tables and verdicts."""
-    folder = out or Path("reports") / ("reproduce" if scale == "quick" else f"reproduce-{scale}")
+    folder = out or _folder("reproduce", scale)
     command = _command("est reproduce", scale, seeds, corpus)
     _reproduce(
         "reproduce", scale, seeds=seeds, corpus=corpus, workers=workers, runs=runs, out=folder, command=command,

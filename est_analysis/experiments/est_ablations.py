@@ -1,7 +1,7 @@
 """What EST's parts, its schedule and its sampling law are worth: each changed alone, on the grid's GPT-2.
 
 The baseline, EST and the controls are the grid's own runs. Every contender has the learning rate that was best for it
-in a sweep (scale `rates`); those that the grid has not were swept when the rule still asked for one seed only.
+in a sweep (scale `rates`).
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ CONTENDERS: dict[str, Contender] = {
 # The sweep is in paper_figures/data/ablation_rates.csv.
 BEST_RATE: dict[str, float] = {
     **{label: GRID_RATES["gpt2"][label] for label in _FROM_THE_GRID},
-    "est/only-heads": 8e-3,
+    "est/only-heads": 4e-3,
     "est/only-mlp": 4e-3,
     "est/only-layers": 2e-3,
     "est/heads-layers": 2e-3,
@@ -69,13 +69,13 @@ BEST_RATE: dict[str, float] = {
     "est/two-stage-b": 4e-3,
     "est/two-stage-c": 4e-3,
     "est/three-stage": 2e-3,
-    "est/half-as-long": 4e-3,
+    "est/half-as-long": 2e-3,
     "est/twice-as-long": 2e-3,
     "est/mild": 4e-3,
     "est/harsh": 2e-3,
     "est/linear": 4e-3,
     "est/exponential": 4e-3,
-    "est/bernoulli": 4e-3,
+    "est/bernoulli": 2e-3,
     "est/unscaled": 4e-3,
     "short/half": 4e-3,
 }

@@ -1,8 +1,7 @@
 """How much RaPTr depends on its schedule, its axis and its scaling, beside stacking on the same schedules.
 
 On the grid's GPT-2, at a quarter fewer layer FLOPs each (with warm-up 17.5 %), with the best learning rate of each
-(scale `rates`; those that the grid has not were swept when the rule still asked for one seed only). What the grid has,
-it runs there. RaPTr keeps the first and last of the eight layers always.
+(scale `rates`). What the grid has, it runs there. RaPTr keeps the first and last of the eight layers always.
 """
 
 from est_analysis.experiments.ablation import Ablation

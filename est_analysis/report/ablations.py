@@ -8,16 +8,11 @@ from est_analysis.claims import NotMeasured, Verdict, final, saving
 from est_analysis.claims.checks import final_loss_gap
 from est_analysis.plots import in_order, method_style
 
-from .tables import MISSING, cell, spread, tally
+from .tables import MISSING, cell, effect_cell, spread, tally
 
 
 def _gap(frame: pd.DataFrame, method: str) -> str:
-    try:
-        found = final_loss_gap(frame, method)
-    except NotMeasured:
-        return MISSING
-    interval = "" if found.interval is None else f" [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]"
-    return f"{found.effect:+.3f}{interval}"
+    return effect_cell(lambda: final_loss_gap(frame, method), "{:+.3f}".format)
 
 
 def _price(frame: pd.DataFrame, method: str) -> pd.Series:

@@ -10,16 +10,11 @@ from est_analysis.claims.first_checks import loss_gap, of_net, subnet_drop
 from est_analysis.claims.first_experiments import WORDS
 from est_analysis.plots import in_order, method_style
 
-from .tables import MISSING, cell, spread, tally
+from .tables import MISSING, cell, effect_cell, spread, tally
 
 
 def _gap(frame: pd.DataFrame, task: str, net: str, method: str) -> str:
-    try:
-        found = loss_gap(frame, task, net, method, "full")
-    except NotMeasured:
-        return MISSING
-    interval = "" if found.interval is None else f" [{found.interval[0]:+.4f}, {found.interval[1]:+.4f}]"
-    return f"{found.effect:+.4f}{interval}"
+    return effect_cell(lambda: loss_gap(frame, task, net, method, "full"), "{:+.4f}".format)
 
 
 def _change(frame: pd.DataFrame, task: str, net: str, method: str) -> str:

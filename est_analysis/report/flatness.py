@@ -1,6 +1,7 @@
 """Table and headline of flatness along training."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from est_analysis.claims.equal_loss import CORPORA, of_corpus
 from est_analysis.claims.flatness_checks import at_equal_loss
 from est_analysis.plots import in_order, method_style
 
-from .tables import MISSING, cell, spread, tally
+from .tables import MISSING, cell, effect_cell, spread, tally
 
 
 def _trace(rows: pd.DataFrame, method: str, metric: str) -> str:
@@ -22,12 +23,8 @@ def _trace(rows: pd.DataFrame, method: str, metric: str) -> str:
 
 
 def _ratio(frame: pd.DataFrame, corpus: str, method: str) -> str:
-    try:
-        found = at_equal_loss(frame, corpus=corpus, ours=method, theirs="full")
-    except NotMeasured:
-        return MISSING
-    interval = found.interval and f" [{np.exp(found.interval[0]):.2f}, {np.exp(found.interval[1]):.2f}]"
-    return f"{np.exp(found.effect):.2f}{interval or ''}"
+    check = partial(at_equal_loss, frame, corpus=corpus, ours=method, theirs="full")
+    return effect_cell(check, lambda log: f"{np.exp(log):.2f}")
 
 
 def flatness_table(frame: pd.DataFrame) -> pd.DataFrame:

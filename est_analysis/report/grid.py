@@ -8,16 +8,11 @@ from est_analysis.claims import NotMeasured, Verdict, final, saving
 from est_analysis.claims.grid import FAMILIES, loss_difference, of_family
 from est_analysis.plots import in_order, method_style
 
-from .tables import MISSING, cell, spread, tally
+from .tables import MISSING, cell, effect_cell, spread, tally
 
 
 def _gap(frame: pd.DataFrame, family: str, method: str) -> str:
-    try:
-        found = loss_difference(frame, family, method, "full")
-    except NotMeasured:
-        return MISSING
-    interval = "" if found.interval is None else f" [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]"
-    return f"{found.effect:+.3f}{interval}"
+    return effect_cell(lambda: loss_difference(frame, family, method, "full"), "{:+.3f}".format)
 
 
 def grid_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,14 +1,15 @@
 """Table, headline and caveat of the recipe that times the machinery of sampling."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from est_analysis.claims import NotMeasured, Verdict, runs_of
+from est_analysis.claims import Verdict, runs_of
 from est_analysis.claims.est_overhead import overhead
 
-from .tables import MISSING, cell, tally
+from .tables import cell, effect_cell, tally
 
 # Metric -> what it is in words, and the metric it is compared with.
 _STEPS = {
@@ -33,14 +34,7 @@ def overhead_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _extra(frame: pd.DataFrame, metric: str, base: str) -> str:
-    if not base:
-        return ""
-    try:
-        found = overhead(frame, metric=metric, base=base)
-    except NotMeasured:
-        return MISSING
-    interval = found.interval and f" [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]"
-    return f"{found.effect:+.2f} %{interval or ''}"
+    return effect_cell(partial(overhead, frame, metric=metric, base=base), "{:+.2f}".format, " %") if base else ""
 
 
 def overhead_headline(frame: pd.DataFrame, verdicts: Iterable[Verdict], scale: str) -> str:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from est_analysis.claims import NotMeasured, Verdict
+from est_analysis.claims import Verdict
 from est_analysis.claims.raptr_stability import depth_exponent
 from est_analysis.plots import summarise_stability
 
-from .tables import MISSING, tally
+from .tables import MISSING, effect_cell, tally
 
 _NAMES = {
     "residual+norm": "residual + layer norm",
@@ -49,12 +49,7 @@ def _in_order(frame: pd.DataFrame) -> list[str]:
 
 def exponent_text(frame: pd.DataFrame, variant: str) -> str:
     """The exponent of mean Psi in 1/L with its interval, or a dash."""
-    try:
-        found = depth_exponent(frame, variant)
-    except NotMeasured:
-        return MISSING
-    interval = "" if found.interval is None else f" [{found.interval[0]:.3f}, {found.interval[1]:.3f}]"
-    return f"{found.effect:.3f}{interval}"
+    return effect_cell(lambda: depth_exponent(frame, variant), "{:.3f}".format)
 
 
 def stability_headline(frame: pd.DataFrame, verdicts: Iterable[Verdict], scale: str) -> str:

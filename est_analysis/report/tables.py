@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from est_analysis.claims import Claim, NotMeasured, Verdict, final, runs_of, saving, speed_up, t_interval
+from est_analysis.claims import Claim, Measured, NotMeasured, Verdict, final, runs_of, saving, speed_up, t_interval
 from est_analysis.plots import in_order, method_style
 
 MISSING = "-"
@@ -19,6 +19,21 @@ def cell(measure: Callable[[], pd.Series], show: Callable[[pd.Series], str]) -> 
         return show(measure())
     except NotMeasured:
         return MISSING
+
+
+def effect_cell(check: Callable[[], Measured], show: Callable[[float], str], unit: str = "") -> str:
+    """What `check` found, with its interval, or a dash where it could not be measured.
+
+    >>> found = Measured(effect=0.5, interval=(0.25, 0.75), unit="nats", seeds=3)
+    >>> effect_cell(lambda: found, "{:+.2f}".format)
+    '+0.50 [+0.25, +0.75]'
+    """
+    try:
+        found = check()
+    except NotMeasured:
+        return MISSING
+    interval = "" if found.interval is None else f" [{', '.join(map(show, found.interval))}]"
+    return f"{show(found.effect)}{unit}{interval}"
 
 
 def spread(values: pd.Series, digits: int = 4) -> str:
