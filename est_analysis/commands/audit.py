@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from est_analysis.commands.options import Json
+from est_analysis.committed import DATA
 
-_PUBLISHED = Path(__file__).resolve().parents[2] / "paper_figures" / "data" / "published.csv"
+_PUBLISHED = DATA / "published.csv"
 
 
 def audit(

@@ -13,9 +13,8 @@ from rich.text import Text
 
 from est_analysis.commands.provenance import print_run
 from est_analysis.commands.verdicts import STYLES, Line, print_verdicts
+from est_analysis.committed import DATA
 from est_analysis.errors import InputError, unknown_name
-
-_DATA = Path(__file__).resolve().parents[2] / "paper_figures" / "data"
 
 
 def claims(
@@ -32,7 +31,7 @@ def claims(
     ] = "",
     data: Annotated[
         Path, typer.Option(help="Folder of measured rows, named as in paper_figures/data.", show_default=False)
-    ] = _DATA,
+    ] = DATA,
     html: Annotated[Path | None, typer.Option(help="Write a page to browse them offline to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
     run: Annotated[

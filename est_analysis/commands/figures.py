@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from est_analysis.commands.options import Runs
+from est_analysis.committed import FIGURES
 from est_analysis.errors import InputError, unknown_name
 
 if TYPE_CHECKING:  # they load pandas and matplotlib
     from est_analysis.exhibits.data import DataFolder
     from est_analysis.exhibits.registry import Exhibit
     from est_analysis.experiments.study import Study
-
-_FOLDER = Path(__file__).resolve().parents[2] / "paper_figures"
 
 
 def figures(
@@ -28,11 +27,11 @@ def figures(
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Say what there is instead of drawing it.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the files; paper_figures unless given.", show_default=False)] = (
-        _FOLDER
+        FIGURES
     ),
     data: Annotated[
         Path, typer.Option(help="Folder of measured rows; paper_figures/data unless given.", show_default=False)
-    ] = _FOLDER / "data",
+    ] = FIGURES / "data",
     remeasure: Annotated[
         bool, typer.Option("--remeasure", help="Run the recipes behind them first, and put their rows into --data.")
     ] = False,

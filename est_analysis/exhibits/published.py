@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from est_analysis.claims.book import Book, Printed, read_book
+from est_analysis.committed import DATA
 from est_analysis.errors import InputError
 
-_REPOSITORY = Path(__file__).resolve().parents[2] / "paper_figures" / "data"
 _KEYS = ("paper", "table", "row", "column")
 
 
@@ -51,7 +51,7 @@ def read_published(folder: Path) -> Published:
     Raises:
         InputError: a file is missing or has other columns.
     """
-    folder = folder if (folder / "published.csv").is_file() else _REPOSITORY
+    folder = folder if (folder / "published.csv").is_file() else DATA
     books = {paper: read_book(folder / "published.csv", paper) for paper in ("EST", "RaPTr")}
     path = folder / "unreadable.csv"
     if not path.is_file():

@@ -13,7 +13,7 @@ from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
 from est_analysis.claims.raptr_stability import predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
-from . import ablations, first_experiments, flatness, grid, overhead, polynomials, rates, stability, tables
+from . import ablations, first_experiments, flatness, grid, overhead, polynomials, rates, reproduce, stability, tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Layout:
 
 TEXT = Layout(
     heading="Methods",
-    table=tables.methods_table,
+    table=reproduce.methods_table,
     note="Loss: mean ± standard deviation over seeds, in nats per token, of the full model. Savings and speed-ups are "
     "against the full model's run of the same seed; the speed-up that FLOPs allow counts attention and LM head. "
     "Hessian trace: mean ± standard error over seeds (the estimator's own for a single seed).",
@@ -94,7 +94,7 @@ TEXT = Layout(
             draw=lambda frame: plots.sampling_costs(side_by_side(frame)),
         ),
     ),
-    headline=tables.headline,
+    headline=reproduce.headline,
     caveat=tables.caveat,
 )
 

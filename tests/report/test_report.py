@@ -10,7 +10,8 @@ from est_analysis.claims import CLAIMS, judge
 from est_analysis.errors import InputError
 from est_analysis.report import build, build_report
 from est_analysis.report.layouts import TEXT
-from est_analysis.report.tables import effect_text, methods_table
+from est_analysis.report.reproduce import methods_table
+from est_analysis.report.tables import effect_text
 
 TEXT_CLAIMS = [claim for claim in CLAIMS.values() if claim.recipe == "reproduce"]
 CONTEXT = {
