@@ -11,11 +11,11 @@ from .statistics import common_seeds, final_pair, over_seeds, runs_of, speed_up,
 from .transition_losses import transition_falls
 
 
-def final_loss_gap(frame: pd.DataFrame, method: str) -> Measured:
-    """Final full-model validation loss of `method` minus the baseline's, paired by seed."""
-    ours, theirs = final_pair(frame, method, "validation_loss")
-    detail = f"final validation loss {ours.mean():.4f} ({method}) against {theirs.mean():.4f} (full)"
-    return over_seeds(ours - theirs, unit="nats", detail=detail)
+def final_loss_gap(frame: pd.DataFrame, ours: str, theirs: str = "full") -> Measured:
+    """Final full-model validation loss of `ours` minus that of `theirs`, paired by seed."""
+    one, other = final_pair(frame, ours, "validation_loss", theirs)
+    detail = f"final validation loss {one.mean():.4f} ({ours}) against {other.mean():.4f} ({theirs})"
+    return over_seeds(one - other, unit="nats", detail=detail)
 
 
 def whole_run_speed_up(frame: pd.DataFrame, method: str) -> Measured:

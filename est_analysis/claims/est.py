@@ -136,7 +136,7 @@ _CLAIMS = (
         threshold="final loss difference, paired by seed, no more than 0.01 nats",
         region=(-inf, 0.01),
         recipe="reproduce",
-        check=partial(final_loss_gap, method="est"),
+        check=partial(final_loss_gap, ours="est"),
     ),
     Claim(
         id="est.loss-at-equal-flops",

@@ -15,8 +15,9 @@ from math import inf, log
 import numpy as np
 import pandas as pd
 
+from .checks import final_loss_gap
 from .claim import Claim, Measured, NotMeasured
-from .statistics import final, final_pair, over_seeds
+from .statistics import final, over_seeds
 
 FAMILIES = {"gpt2": "GPT-2", "llama": "Llama", "megatron-bert": "BERT (pre-norm)", "t5": "T5"}
 _EST, _RAPTR = "EST, arXiv 2406.06962", "RaPTr, arXiv 2402.05913"
@@ -39,10 +40,7 @@ def of_family(frame: pd.DataFrame, family: str, budget: float = 1.0) -> pd.DataF
 
 def loss_difference(frame: pd.DataFrame, family: str, ours: str, theirs: str) -> Measured:
     """Final validation loss of `ours` minus that of `theirs`, paired by seed."""
-    rows = of_family(frame, family)
-    one, other = final_pair(rows, ours, "validation_loss", theirs)
-    detail = f"final validation loss {one.mean():.4f} ({ours}) against {other.mean():.4f} ({theirs})"
-    return over_seeds(one - other, unit="nats", detail=detail)
+    return final_loss_gap(of_family(frame, family), ours, theirs)
 
 
 def frontier_gap(frame: pd.DataFrame, method: str) -> Measured:

@@ -43,7 +43,7 @@ _CLAIMS = (
         threshold="final loss difference, paired by seed, no more than 0.01 nats",
         region=(-inf, 0.01),
         recipe="reproduce",
-        check=partial(final_loss_gap, method="raptr"),
+        check=partial(final_loss_gap, ours="raptr"),
     ),
     Claim(
         id="raptr.speed-up",

@@ -103,7 +103,7 @@ def _losses(
     cells = {(row, "loss"): measured(rows, partial(final_mean, method=method), **printed)}
     if method == "full":
         return cells | {(row, DIFFERENCE): Cell()}
-    gap = partial(final_loss_gap, method=method)
+    gap = partial(final_loss_gap, ours=method)
     return cells | {(row, DIFFERENCE): measured(rows, gap, **difference, form="+.3f")}
 
 

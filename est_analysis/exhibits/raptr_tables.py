@@ -43,7 +43,7 @@ def bert(data: DataFolder) -> Table:
     for row, method in methods.items():
         cells[row, "loss"] = measured(grid, partial(final_mean, method=method), **printed.at(row, "loss"))
         if method != "full":
-            gap = partial(final_loss_gap, method=method)
+            gap = partial(final_loss_gap, ours=method)
             cells[row, DIFFERENCE] = measured(grid, gap, **printed.difference(row), form="+.3f")
             flops = partial(flops_ratio, method=method)
             text = printed.at(row, "speed-up by FLOPs")
@@ -68,7 +68,7 @@ def ul2(data: DataFolder) -> Table:
     row = "RaPTr"
     cells = {
         (row, "perplexity"): Cell(**printed.at(row, "perplexity"), why="see the loss"),
-        (row, DIFFERENCE): measured(grid, partial(final_loss_gap, method="raptr"), form="+.3f"),
+        (row, DIFFERENCE): measured(grid, partial(final_loss_gap, ours="raptr"), form="+.3f"),
         (row, "speed-up by FLOPs"): measured(
             grid, partial(flops_ratio, method="raptr"), **printed.at(row, "speed-up by FLOPs"), form=".2f"
         ),

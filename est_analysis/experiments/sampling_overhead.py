@@ -100,9 +100,7 @@ SCALES = {
         cost="seconds; shows that the code runs, nothing else",
     ),
     "quick": OverheadScale(spec=_TINY, seeds=5, cost="about five minutes on two cores with nothing else to do"),
-    "report": OverheadScale(
-        spec=_GPT2, seeds=5, cost="GPT-2 base: about half an hour on two cores with nothing else to do"
-    ),
+    "report": OverheadScale(spec=_GPT2, seeds=5, cost="GPT-2 base: about an hour on two cores with nothing else to do"),
     "gpu": OverheadScale(
         spec=replace(_GPT2, batch_size=8, seq_len=1024, rounds=50, precision="bfloat16", device="cuda"),
         seeds=5,
