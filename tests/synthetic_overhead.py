@@ -6,8 +6,8 @@ EXTRA = {"seconds_ready": 0.0, "seconds_inline": 1.5, "seconds_ahead": 0.1}  # p
 EXTRACTION = 3.0  # percent over a model of one mask's heads and columns
 
 
-def overhead_frame(extra=EXTRA, extraction=EXTRACTION, seeds=5, rounds=9, spread=0.05):
-    """Tidy rows; rounds get slower and slower, and one is an outlier, which a median of quotients must not see."""
+def overhead_frame(extra=EXTRA, extraction=EXTRACTION, seeds=5, rounds=42, spread=0.05):
+    """Tidy rows; rounds get slower and slower, and one is an outlier, which a median of blocks must not see."""
     both = {"seconds_extracted": 0.0, "seconds_sampled": extraction}
     rows = [
         (f"est-{seed}", "est", "gpt2-est", seed, number, metric, base * slow * (1 + (percent + off) / 100))

@@ -127,8 +127,8 @@ def prepare(loaded: Loaded, settings: TraceSettings) -> Prepared:
             f"engine {engine.name} computes in the weights' precision, and {dtype} is too coarse; use float32"
         )
     sizes = plan(objective, engine=engine.name, **sizes)
-    if settings.micro_batch is None:
-        sizes = replace(sizes, micro_batch=min(sizes.micro_batch, inputs_of(1).num_windows))
+    if settings.micro_batch is None:  # two batches of a short text, since one gives no standard error
+        sizes = replace(sizes, micro_batch=min(sizes.micro_batch, max(1, inputs_of(1).num_windows // 2)))
     identity = {
         "format": 1,
         "weights": loaded.weight_hash,

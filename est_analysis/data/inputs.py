@@ -54,7 +54,7 @@ class ModelInputs(Sequence):
         if batch_size > self.num_windows:
             raise InputError(
                 f"{len(tokens)} tokens of text are {self.num_windows} sequences of {text_len}, fewer than a batch of "
-                f"{batch_size}; use --micro-batch {self.num_windows} or more text"
+                f"{batch_size}; use a --micro-batch of at most {self.num_windows}, or more text"
             )
 
     @property

@@ -92,7 +92,7 @@ class OverheadScale:
 
 
 _TINY = OverheadSpec(preset="tiny", vocab_size=256, batch_size=32, seq_len=128, rounds=150)
-_GPT2 = OverheadSpec(preset="gpt2", vocab_size=50257, batch_size=4, seq_len=512, rounds=10)
+_GPT2 = OverheadSpec(preset="gpt2", vocab_size=50257, batch_size=4, seq_len=512, rounds=16)
 SCALES = {
     "smoke": OverheadScale(
         spec=replace(_TINY, batch_size=2, seq_len=16, rounds=3),
@@ -100,9 +100,9 @@ SCALES = {
         cost="seconds; shows that the code runs, nothing else",
     ),
     "quick": OverheadScale(spec=_TINY, seeds=5, cost="about five minutes on two cores with nothing else to do"),
-    "report": OverheadScale(spec=_GPT2, seeds=5, cost="GPT-2 base: about an hour on two cores with nothing else to do"),
+    "report": OverheadScale(spec=_GPT2, seeds=5, cost="GPT-2 base: over an hour on two cores with nothing else to do"),
     "gpu": OverheadScale(
-        spec=replace(_GPT2, batch_size=8, seq_len=1024, rounds=50, precision="bfloat16", device="cuda"),
+        spec=replace(_GPT2, batch_size=8, seq_len=1024, rounds=48, precision="bfloat16", device="cuda"),
         seeds=5,
         cost="meant for one H100; not yet measured there",
     ),

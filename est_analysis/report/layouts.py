@@ -337,7 +337,7 @@ _OVERHEAD = Layout(
     heading="Steps",
     table=overhead.overhead_table,
     note="Milliseconds of a step of EST's second stage, medians over rounds, mean over runs; the extra is over the "
-    "first row of its kind, round by round, in percent, with its 95 % interval over runs.",
+    "first row of its kind, by sums over eight rounds, in percent, with its 95 % interval over runs.",
     illustrations=(),
     headline=overhead.overhead_headline,
     caveat=overhead.caveat,

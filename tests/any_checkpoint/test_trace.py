@@ -311,3 +311,16 @@ def test_different_tokenizers_are_not_paired(loaded, folder, settings):
 def test_losses_of_another_kind_are_refused(two, settings):
     with pytest.raises(InputError, match=r"has a causal loss and .* a masked one; compare checkpoints of one kind"):
         prepare_alike([two[0], replace(two[1], loss="masked")], settings)
+
+
+def test_a_short_text_gives_two_batches_unless_told_otherwise(loaded, settings, tmp_path):
+    """Of three sequences, which a planned micro-batch would hold at once: one batch has no standard error."""
+    short = tmp_path / "short.txt"
+    short.write_text("the model of a layer " * 5)  # 105 tokens of bytes, 32 a sequence
+    text = TextSource(corpora=(str(short),), split="all")
+    prepared = prepare(loaded, replace(settings, text=text, micro_batch=None))
+    assert (prepared.plan.micro_batch, len(prepared.inputs)) == (1, 3)
+    with pytest.raises(
+        InputError, match="3 sequences of 32, fewer than a batch of 4; use a --micro-batch of at most 3"
+    ):
+        prepare(loaded, replace(settings, text=text, micro_batch=4))

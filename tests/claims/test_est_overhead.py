@@ -23,7 +23,7 @@ def test_known_extras_are_found_round_by_round():
     assert verdicts["generator"].effect == pytest.approx(EXTRA["seconds_ahead"])
     assert {one.verdict for one in verdicts.values()} == {"supported"}
     assert {one.seeds for one in verdicts.values()} == {5}
-    assert "over 9 rounds" in verdicts["inline"].detail
+    assert "over 42 rounds" in verdicts["inline"].detail
 
 
 def test_what_costs_too_much_or_nothing_is_refuted():
@@ -31,6 +31,16 @@ def test_what_costs_too_much_or_nothing_is_refuted():
     assert {one.verdict for one in verdicts.values()} == {"refuted"}
     verdicts = found(overhead_frame(extraction=5.02, spread=0.3))
     assert verdicts["extraction"].verdict == "inconclusive"
+
+
+def test_what_falls_on_one_step_in_eight_is_seen():
+    """The index generator draws eight masks when it wakes: the other seven steps are as fast as without."""
+    frame = overhead_frame({**EXTRA, "seconds_ahead": 0.0}, spread=0)
+    waking = (frame["metric"] == "seconds_ahead") & (frame["step"] % 8 == 0)
+    frame.loc[waking, "value"] *= 1.4
+    verdict = found(frame)["generator"]
+    assert 4 < verdict.effect < 5, "an eighth of 40 %, a little less since the other rounds of a block are slower"
+    assert verdict.verdict == "refuted"
 
 
 def test_times_that_are_missing_are_not_judged():

@@ -68,9 +68,7 @@ def windows(kind, batch):
 def test_a_batch_larger_than_the_text_is_refused(make):
     """It would hold the same text several times."""
     assert len(make("causal", batch_size=8)) == 1
-    with pytest.raises(
-        InputError, match=r"165 tokens of text are 8 sequences of 20, fewer than a batch of 9; use --mic"
-    ):
+    with pytest.raises(InputError, match=r"165 tokens of text are 8 sequences of 20, fewer than a batch of 9; use a"):
         make("causal", batch_size=9)
 
 
