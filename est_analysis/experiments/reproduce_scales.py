@@ -129,6 +129,14 @@ SCALES: dict[str, Scale] = {
         cost="the learning-rate sweep, about half an hour on two cores; nothing is measured of its runs",
     ),
     "quick": Scale(preset="tiny", steps=1100, lr=_TUNED, seeds=3, cost="about ten minutes on two cores"),
+    "report-rates": Scale(
+        preset="tiny",
+        steps=4400,
+        lr={},
+        tried=RATES,
+        seeds=1,
+        cost="the learning-rate sweep for `report`, two to three hours on two cores",
+    ),
     "report": Scale(
         preset="tiny",
         steps=4400,
