@@ -1,8 +1,9 @@
-"""What the README shows can be typed."""
+"""What the README shows can be typed, and is what the committed data give."""
 
 import re
 import shlex
 from pathlib import Path
+from runpy import run_path
 
 from typer.testing import CliRunner
 
@@ -28,3 +29,11 @@ def test_every_make_target_and_link_exists():
     assert set(re.findall(r"\bmake ([a-z]+)", TEXT)) - {"and"} <= targets
     for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_generated_parts_are_what_the_data_give():
+    filled = run_path(str(ROOT / "paper_figures" / "readme.py"))["filled"]
+    assert len(re.findall(r"<!-- (\w+\.md|claims:begin) -->", TEXT)) >= 4
+    assert filled(TEXT) == TEXT, "run paper_figures/readme.py"
+    head, _, tail = TEXT.partition("| EST | +0.")
+    assert filled(head + "| EST | +9." + tail) == TEXT

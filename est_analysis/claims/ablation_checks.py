@@ -51,17 +51,29 @@ def gaps(frame: pd.DataFrame, methods: Mapping[str, str]) -> pd.DataFrame:
     return table
 
 
-def price_difference(frame: pd.DataFrame, ours: str, theirs: str) -> Measured:
-    """Distance from the full model per ten percent of layer FLOPs saved: that of `ours` minus that of `theirs`."""
-    table = gaps(frame, {"ours": ours, "theirs": theirs})
-    prices = {}
-    for name, method in (("ours", ours), ("theirs", theirs)):
-        saved = saving(frame, method)[table.index]
+def prices(frame: pd.DataFrame, *methods: str) -> pd.DataFrame:
+    """Nats above the full model per ten percent of its layer FLOPs saved.
+
+    Returns:
+        One row a seed that all have, one column a method.
+
+    Raises:
+        NotMeasured: something is missing, or a method saves nothing.
+    """
+    found = 10 * gaps(frame, {method: method for method in methods})
+    for method in methods:
+        saved = saving(frame, method)[found.index]
         if (saved <= 0).any():
             raise NotMeasured(f"'{method}' saves no layer FLOPs")
-        prices[name] = 10 * table[name] / saved
-    detail = f"{prices['ours'].mean():+.4f} ({ours}) against {prices['theirs'].mean():+.4f} ({theirs})"
-    return over_seeds(prices["ours"] - prices["theirs"], unit="nats per 10 % of layer FLOPs", detail=detail)
+        found[method] /= saved
+    return found
+
+
+def price_difference(frame: pd.DataFrame, ours: str, theirs: str) -> Measured:
+    """What `ours` costs by `prices` minus what `theirs` does."""
+    found = prices(frame, ours, theirs)
+    detail = f"{found[ours].mean():+.4f} ({ours}) against {found[theirs].mean():+.4f} ({theirs})"
+    return over_seeds(found[ours] - found[theirs], unit="nats per 10 % of layer FLOPs", detail=detail)
 
 
 def above_shorter_runs(frame: pd.DataFrame, methods: tuple[str, ...], shorter: tuple[str, ...]) -> Measured:

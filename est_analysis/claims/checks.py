@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from .claim import Claim, Measured, NotMeasured
-from .statistics import common_seeds, final_pair, over_seeds, runs_of, speed_up, t_interval, transitions
+from .statistics import common_seeds, final_pair, geometric_mean, over_seeds, runs_of, speed_up, transitions
 from .transition_losses import transition_falls
 
 
@@ -20,20 +20,12 @@ def final_loss_gap(frame: pd.DataFrame, ours: str, theirs: str = "full") -> Meas
 
 def whole_run_speed_up(frame: pd.DataFrame, method: str) -> Measured:
     """Wall-clock speed-up of the whole run (geometric mean over seeds), beside what the FLOPs allow."""
-    logs = np.log(speed_up(frame, method))
-    interval = t_interval(logs)
     try:
         ours, theirs = final_pair(frame, method, "total_flops")
         allowed = f"the total FLOPs allow {float((theirs / ours).mean()):.3f}x"
     except NotMeasured as missing:
         allowed = f"what the FLOPs allow is unknown ({missing})"
-    return Measured(
-        effect=float(np.exp(logs.mean())),
-        interval=None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1]))),
-        unit="x",
-        seeds=len(logs),
-        detail=allowed,
-    )
+    return geometric_mean(np.log(speed_up(frame, method)), unit="x", detail=allowed)
 
 
 def transition_drop(frame: pd.DataFrame, method: str, *, beside: str = "") -> Measured:

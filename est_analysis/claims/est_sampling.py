@@ -18,7 +18,7 @@ from est_analysis.theory.sampling_penalty import KeepRates
 from .checks import transition_jump
 from .claim import Claim, Measured, NotMeasured
 from .sampling_costs import Costs, Matrix
-from .statistics import over_seeds, t_interval
+from .statistics import geometric_mean, over_seeds
 from .transition_losses import WINDOWS, transition_falls
 
 _PAPER = "EST, arXiv 2406.06962"
@@ -55,17 +55,14 @@ def width_prediction(frame: pd.DataFrame, matrix: Matrix) -> Measured:
     sums = table.groupby("seed")[["predicted", "measured"]].sum()
     if (sums <= 0).any(axis=None):
         raise NotMeasured("a cost of heads and columns is not positive: it has no ratio to another")
-    logs = np.log(sums["predicted"] / sums["measured"])
-    interval, means = t_interval(logs), table.groupby("step").mean()
+    means = table.groupby("step").mean()
     each = ", ".join(
         f"{row.predicted:.4f} against {row.measured:.4f} nats at step {step} (both at once: {row.together:.4f})"
         for step, row in means.iterrows()
     )
-    return Measured(
-        effect=float(np.exp(logs.mean())),
-        interval=None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1]))),
+    return geometric_mean(
+        np.log(sums["predicted"] / sums["measured"]),
         unit="x",
-        seeds=len(logs),
         detail=f"predicted against measured, mean over seeds: {each}; gates go from 1 to 0 or 2, which is not small",
     )
 

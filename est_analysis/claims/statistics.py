@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -86,6 +87,19 @@ def over_seeds(values: pd.Series, *, unit: str, detail: str, noise: float = 0.0)
         half = max(mean - interval[0], float(stats.norm.ppf(0.975)) * noise)
         interval = (mean - half, mean + half)
     return Measured(effect=mean, interval=interval, unit=unit, seeds=len(values), detail=detail)
+
+
+def geometric_mean(logs: pd.Series, *, unit: str, detail: str) -> Measured:
+    """The geometric mean over seeds and its interval, from t statistics of the logarithms.
+
+    Args:
+        logs: logarithms, one a seed.
+        unit: of what they are the logarithms of.
+        detail: as in `Measured`.
+    """
+    found = over_seeds(logs, unit=unit, detail=detail)
+    interval = None if found.interval is None else (float(np.exp(found.interval[0])), float(np.exp(found.interval[1])))
+    return replace(found, effect=float(np.exp(found.effect)), interval=interval)
 
 
 _READ: ContextVar[set[str] | None] = ContextVar("runs read", default=None)

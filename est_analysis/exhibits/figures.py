@@ -16,12 +16,14 @@ from est_analysis.claims.est_downstream import ALONG, telling
 from est_analysis.claims.raptr_stability import depth_exponent, predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
+from . import own_tables
 from .asked import of_the_family
 from .data import DataFolder
 from .est_tables import SCHEDULES
 from .raptr_tables import EXPONENT, THEORY
+from .table import Table
 
-Figures = Mapping[str, Figure]
+Figures = Mapping[str, Figure | Table]  # and tables of our own, which belong to a figure
 
 
 def _say(figure: Figure, words: str, *, below: bool = False) -> Figure:
@@ -106,12 +108,17 @@ def est_ablations(data: DataFolder) -> Figures:
         "est_components": plots.ablation_components(frame),
         "est_schedules": plots.ablation_schedules(frame),
         "est_ablations_table3": plots.table_3(frame, losses),
+        "est_ablations_losses": own_tables.ablation_losses(frame, "EST's dimensions, schedules and sampling law"),
     }
 
 
 def raptr_ablations(data: DataFolder) -> Figures:
     """RaPTr's schedules beside stacking's, its scaling and its axis."""
-    return {"raptr_ablations": plots.raptr_ablations(data.rows("raptr-ablations"))}
+    frame = data.rows("raptr-ablations")
+    return {
+        "raptr_ablations": plots.raptr_ablations(frame),
+        "raptr_ablations_losses": own_tables.ablation_losses(frame, "RaPTr's schedule, scaling and axis"),
+    }
 
 
 def est_flatness(data: DataFolder) -> Figures:
@@ -119,15 +126,16 @@ def est_flatness(data: DataFolder) -> Figures:
     frame, *longer = data.lengths("flatness")
     rows = {"full": "Original", "est": "EST"}
     traces = {method: data.published.value("EST", "5", row, "Hessian trace") for method, row in rows.items()}
-    figures = {
+    ratios = [*map(flatness_ratios, (frame, *longer))]
+    figures: dict[str, Figure | Table] = {
         "est_flatness": plots.flatness_along_training(frame),
-        "est_flatness_ratios": plots.flatness_ratios([flatness_ratios(frame)], traces),
+        "est_flatness_ratios": plots.flatness_ratios(ratios[:1], traces),
         "est_flatness_table5": plots.table_5(traces_by_part(frame), traces),
     }
     if longer:
         figures["est_flatness_longer"] = plots.flatness_along_training(longer[-1])
-        figures["est_flatness_lengths"] = plots.flatness_ratios([*map(flatness_ratios, (frame, *longer))], traces)
-    return figures
+        figures["est_flatness_lengths"] = plots.flatness_ratios(ratios, traces)
+    return figures | {"est_flatness_traces": own_tables.traces_at_equal_loss(ratios)}
 
 
 def est_downstream(data: DataFolder) -> Figures:
@@ -195,10 +203,13 @@ def _fit(frame: pd.DataFrame) -> str:
 def grid(data: DataFolder) -> Figures:
     """Every method's distance from the full model on every family, and the loss against FLOPs; all scales in a row."""
     frame, *longer = data.lengths("grid")
-    figures = {"grid_gaps": plots.grid_gaps(frame), "grid_frontier": plots.frontier(frame)}
+    figures: dict[str, Figure | Table] = {
+        "grid_gaps": plots.grid_gaps(frame),
+        "grid_frontier": plots.frontier(frame),
+    }
     if longer:
         figures["grid_lengths"] = plots.grid_lengths([frame, *longer])
-    return figures
+    return figures | own_tables.grid_losses([frame, *longer])
 
 
 def learning_rates(data: DataFolder) -> Figures:

@@ -1,6 +1,6 @@
 """Every figure and table by the name that `est figures` knows it by."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Exhibit:
         locus: where in a paper; empty for our own.
         needs: the sources without which there is nothing to draw.
         uses: those that fill cells of a table where they are there.
-        draw: folder of data -> figures by their file names, or the table.
+        draw: folder of data -> figures, and tables that belong to them, by their file names; or the table.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Exhibit:
     locus: str = ""
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
-    draw: Callable[[DataFolder], Mapping[str, Figure] | Table]
+    draw: Callable[[DataFolder], figures.Figures | Table]
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def _table(name: str, title: str, locus: str, draw: Callable[[DataFolder], Table
 
 
 def _figure(
-    name: str, title: str, draw: Callable[[DataFolder], Mapping[str, Figure]], *needs: str, locus: str = ""
+    name: str, title: str, draw: Callable[[DataFolder], figures.Figures], *needs: str, locus: str = ""
 ) -> Exhibit:
     return Exhibit(name=name, title=title, locus=locus, needs=needs, draw=draw)
 
@@ -118,6 +118,10 @@ _ALL = (
 EXHIBITS: dict[str, Exhibit] = {exhibit.name: exhibit for exhibit in _ALL}
 
 
+def _save(drawn: Figure | Table, out: Path, name: str) -> tuple[Path, Path]:
+    return save_table(drawn, out, name) if isinstance(drawn, Table) else save(drawn, out, name)
+
+
 def find_exhibits(names: Iterable[str]) -> list[Exhibit]:
     """The exhibits called `names`, all of them if there are none.
 
@@ -138,9 +142,8 @@ def make(exhibit: Exhibit, data: DataFolder, out: Path) -> list[Path]:
     """
     try:
         drawn = exhibit.draw(data)
-        if isinstance(drawn, Table):
-            return list(save_table(drawn, out, exhibit.name.replace("-", "_")))
-        return [path for name, figure in drawn.items() for path in save(figure, out, name)]
+        named = {exhibit.name.replace("-", "_"): drawn} if isinstance(drawn, Table) else drawn
+        return [path for name, one in named.items() for path in _save(one, out, name)]
     except InputError:
         raise
     except ValueError as error:  # the rows are of another recipe or too few

@@ -23,7 +23,7 @@ class Cell:
         where: in which table, if not in the one that is shown.
         lost: why a printed number could not be read.
         ours: what was measured or computed; None where nothing was.
-        source: of ours, such as `grid, quick scale`.
+        source: of ours, such as `grid, quick scale`; empty where the table's notes say it.
         why: why there is nothing of ours.
         form: how to write ours, such as `+.3f`.
     """
@@ -71,16 +71,16 @@ class Table:
 
     Attributes:
         title: what it shows.
-        locus: where its published numbers stand, such as `EST, arXiv 2406.06962, Table 2`.
+        locus: where its published numbers stand, such as `EST, arXiv 2406.06962, Table 2`; empty where it has none.
         heading: above the names of the rows.
         cells: by row and column, in the order of the rows and, within the first row, of the columns.
         notes: what a reader should know, one sentence or more each.
     """
 
     title: str
-    locus: str
     heading: str
     cells: Mapping[tuple[str, str], Cell]
+    locus: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -121,9 +121,9 @@ class Table:
         """The same for a reader: a paper's column and one of ours, reasons of empty cells as lettered notes."""
         notes = _Notes()
         shown = [(column, *self._shown(column)) for column in self.columns]
-        heads = [self.heading]
+        heads, beside = [self.heading], any(paper for _, paper, _ in shown)
         for column, paper, ours in shown:
-            heads += [f"{column}, paper"] * paper + [f"{column}, ours"] * ours
+            heads += [f"{column}, paper"] * paper + [f"{column}, ours" if beside else column] * ours
         lines = [" | ".join(heads), "|".join(["---"] + ["---:"] * (len(heads) - 1))]
         for row in self.rows:
             texts = [row]
@@ -134,7 +134,7 @@ class Table:
             lines.append(" | ".join(text.replace("|", "\\|") for text in texts))
         body = "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
         end = [*notes.lines(), *self._nothing(), *self._sources(), *self.notes]
-        return "\n\n".join([f"## {self.title}", self.locus, body, *end]) + "\n"
+        return "\n\n".join(filter(None, [f"## {self.title}", self.locus, body, *end])) + "\n"
 
     def _cells(self, column: str) -> list[Cell]:
         return [cell for (_, name), cell in self.cells.items() if name == column]
@@ -160,7 +160,7 @@ class Table:
         """Where ours are from, columns of one source together."""
         found: dict[str, list[str]] = {}
         for column in self.columns:
-            for source in dict.fromkeys(cell.source for cell in self._cells(column) if cell.ours):
+            for source in dict.fromkeys(cell.source for cell in self._cells(column) if cell.ours and cell.source):
                 found.setdefault(source, []).append(column)
         everything = [column for column in self.columns if self._shown(column)[1]]
         return [

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from est_analysis.claims import NotMeasured, Verdict, final, saving
+from est_analysis.claims.ablation_checks import prices
 from est_analysis.claims.checks import final_loss_gap
 from est_analysis.plots import in_order, method_style
 
@@ -16,8 +17,7 @@ def _gap(frame: pd.DataFrame, method: str) -> str:
 
 
 def _price(frame: pd.DataFrame, method: str) -> pd.Series:
-    ours, full = (final(frame, name, "validation_loss") for name in (method, "full"))
-    return (10 * (ours - full) / saving(frame, method)).dropna()
+    return prices(frame, method)[method]
 
 
 def ablations_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -48,16 +48,16 @@ def ablations_table(frame: pd.DataFrame) -> pd.DataFrame:
 def ablations_headline(frame: pd.DataFrame, verdicts: Iterable[Verdict], scale: str) -> str:
     """The ablations in two sentences: what lost least for what it saved, and how many claims held."""
     try:
-        prices = {m: _price(frame, m).mean() for m in frame["method"].unique() if m != "full"}
+        costs = {m: _price(frame, m).mean() for m in frame["method"].unique() if m != "full"}
     except NotMeasured:
-        prices = {}
-    best = min(prices, key=prices.__getitem__, default=None)
+        costs = {}
+    best = min(costs, key=costs.__getitem__, default=None)
     opening = "Nothing to compare with the full model"
     if best:
         opening = (
-            f"Least loss for the layer FLOPs saved: {method_style(best).label}, {prices[best]:+.4f} nats per 10 % "
+            f"Least loss for the layer FLOPs saved: {method_style(best).label}, {costs[best]:+.4f} nats per 10 % "
             "against the full model of as many steps"
         )
-        if "est" in prices:
-            opening += f" (EST {prices['est']:+.4f})"
+        if "est" in costs:
+            opening += f" (EST {costs['est']:+.4f})"
     return f"{opening}. {tally(verdicts, scale)}"

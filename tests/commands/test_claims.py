@@ -10,9 +10,8 @@ import pytest
 from scipy import stats
 
 from est_analysis.claims import CLAIMS
-from est_analysis.claims.evidence import judge_all
 from est_analysis.claims.grid import FAMILIES
-from est_analysis.report.claims_table import BEGIN, END, markdown_table
+from est_analysis.report.claims_table import BEGIN, END
 
 ROOT = Path(__file__).parents[2]
 HALF = 4.302653 * 0.001 / 3**0.5  # t(0.975) with 2 degrees of freedom times the standard error of `data`
@@ -306,11 +305,3 @@ def test_the_markdown_table_has_a_row_a_group(est, data):
     (row,) = (row for row in rows if "`est.printed-savings`" in row)
     assert "msg 22.73 % ✗" in row
     assert row.endswith("| 4 supported, 2 refuted (exact) |")
-
-
-def test_the_readme_shows_what_the_data_give():
-    text = (ROOT / "README.md").read_text()
-    if BEGIN not in text:
-        pytest.skip(f"README.md has no {BEGIN}: 'est claims --markdown' prints what belongs there")
-    block = text[text.index(BEGIN) : text.index(END) + len(END)]
-    assert block == markdown_table(judge_all(ROOT / "paper_figures" / "data")), "paste est claims --markdown again"

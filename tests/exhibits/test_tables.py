@@ -127,8 +127,12 @@ def test_a_family_is_taken_from_the_largest_scale_that_has_it(tmp_path):
     assert EXHIBITS["raptr-bert"].draw(data).cells["PLD", "loss"].why == (
         "no run of family 'megatron-bert' at 1 times the steps"
     )
-    assert set(EXHIBITS["grid"].draw(data)) == {"grid_gaps", "grid_frontier", "grid_lengths"}
-    assert set(EXHIBITS["grid"].draw(DataFolder(tmp_path, "quick"))) == {"grid_gaps", "grid_frontier"}
+    short = {"grid_gaps", "grid_frontier", "grid_losses"}
+    drawn = EXHIBITS["grid"].draw(data)
+    assert set(drawn) == short | {"grid_lengths", "grid_losses_longer"}
+    assert drawn["grid_losses"].columns == ["GPT-2", "Llama"]
+    assert drawn["grid_losses_longer"].columns == ["GPT-2"]
+    assert set(EXHIBITS["grid"].draw(DataFolder(tmp_path, "quick"))) == short
 
 
 def test_a_planted_grid_and_curves(tmp_path, make_frame):
