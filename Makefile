@@ -23,6 +23,7 @@ notebooks: $(READY)  ## execute every notebook from its .py source
 
 figures: $(READY)  ## redraw every figure and table of the papers from the committed data
 	$(BIN)/est figures
+	$(BIN)/python paper_figures/readme.py
 
 bench: $(READY)  ## the benchmarks of the README; minutes
 	$(BIN)/python benchmarks/subnet_step.py

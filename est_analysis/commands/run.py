@@ -63,7 +63,7 @@ def _command(start: str, scale: str, seeds: int | None, corpus: str) -> str:
 
 def reproduce(
     corpus: Corpus = "python",
-    scale: Annotated[str, typer.Option(help="smoke, quick, rates, report or gpu.")] = "quick",
+    scale: Annotated[str, typer.Option(help="smoke, rates, quick, report-rates, report or gpu.")] = "quick",
     seeds: Seeds = None,
     workers: Workers = 0,
     runs: Runs = Path("runs"),
