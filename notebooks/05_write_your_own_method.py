@@ -33,7 +33,8 @@ from est_analysis import plots
 from est_analysis.claims.claim import decide
 from est_analysis.claims.grid import loss_difference
 from est_analysis.experiments.contenders import CONTENDERS, Contender
-from est_analysis.experiments.grid import SCALES, entries, run_entries
+from est_analysis.experiments.grid import SCALES, entries
+from est_analysis.experiments.side_by_side import run_all
 from est_analysis.methods import METHODS, build_method
 from est_analysis.methods.cost import method_cost
 from est_analysis.methods.method import StagedMethod
@@ -117,7 +118,7 @@ scale = replace(SCALES["quick"], families=("gpt2",), steps=300, budgets=())
 if SMOKE:
     scale = replace(SCALES["smoke"], families=("gpt2",), steps=12, budgets=(), seeds=(0, 1))
 root = Path(tempfile.mkdtemp())  # a folder that stays would keep finished runs from being made again
-frame = run_entries(entries(scale, corpus="python", contenders=contenders), root=root, workers=0)
+frame = run_all(entries(scale, corpus="python", contenders=contenders), root=root, workers=0)
 display(grid_table(frame).style.hide())
 plots.grid_gaps(frame)
 

@@ -37,7 +37,8 @@ from IPython.display import display
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
-from est_analysis.experiments.flatness import SCALES, entries, run_entries
+from est_analysis.experiments.flatness import SCALES, entries
+from est_analysis.experiments.side_by_side import run_all
 
 # %matplotlib inline
 
@@ -66,7 +67,7 @@ torch.set_num_threads(1)
 # %%
 with tempfile.TemporaryDirectory() as home:
     small = entries(SCALES["smoke"], corpus="python", variants=("full", "est"), languages=("hmm",))
-    live = run_entries(small, root=Path(home), workers=0)
+    live = run_all(small, root=Path(home), workers=0)
 traces = live[live["metric"].str.fullmatch(r"hessian_trace(_[a-z]+)?|validation_loss|best_loss")]
 ends = traces[traces["step"] == live["step"].max()]
 display(ends.pivot_table(index="metric", columns="method", values="value").round(3))

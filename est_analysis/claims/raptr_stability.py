@@ -17,7 +17,6 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from est_analysis.theory.power_law import fit_power_law
 from est_analysis.theory.stability import (
     gelu_kernel,
     psi_norm,
@@ -27,7 +26,7 @@ from est_analysis.theory.stability import (
 )
 
 from .claim import Claim, Measured, NotMeasured
-from .statistics import runs_of
+from .statistics import over_seeds, runs_of
 
 FIT_FROM = 32
 _PAPER = "RaPTr, arXiv 2402.05913"
@@ -62,15 +61,16 @@ def depth_exponent(frame: pd.DataFrame, method: str) -> Measured:
         raise NotMeasured(f"mean_psi of '{method}' was recorded at {len(table)} depths of {FIT_FROM} or more, not at 2")
     if table.isna().any(axis=None):
         raise NotMeasured(f"mean_psi of '{method}' was not recorded at the same depths for every seed")
+    if (table <= 0).any(axis=None):
+        raise NotMeasured(f"mean_psi of '{method}' is not positive everywhere: it follows no power law")
     depths = table.index.to_numpy(dtype=float)
-    law = fit_power_law(depths, table.to_numpy().T)
     detail = (
         f"depths {depths[0]:g} to {depths[-1]:g}, mean Psi {table.iloc[0].mean():.3f} to {table.iloc[-1].mean():.3f}"
     )
     if method in _PREDICTIONS:
         exact = round(_exact_exponent(method, depths), 3) + 0.0
         detail += f"; the exponent at infinite width is {exact:.3f} over these depths"
-    return Measured(effect=law.exponent, interval=law.exponent_interval, unit="", seeds=law.seeds, detail=detail)
+    return over_seeds(pd.Series(_exponents(depths, table.to_numpy()), index=table.columns), unit="", detail=detail)
 
 
 def exponent_beside_theory(frame: pd.DataFrame) -> Measured:
@@ -83,8 +83,16 @@ def exponent_beside_theory(frame: pd.DataFrame) -> Measured:
 
 
 def _exact_exponent(method: str, depths: np.ndarray) -> float:
-    psi = np.array([[_PREDICTIONS[method](int(depth)).mean() for depth in depths]])
-    return fit_power_law(depths.astype(float), psi).exponent
+    return float(_exponents(depths, np.array([_PREDICTIONS[method](int(depth)).mean() for depth in depths])))
+
+
+def _exponents(depths: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """c of the power law C L^(-c), least squares on logarithmic axes, for every column of `values` (a row a depth).
+
+    Every net has the same depths, so the mean over nets is the exponent through all points; over nets its t interval
+    asks nothing of the noise within one, which may be correlated over depths.
+    """
+    return -np.polyfit(np.log(depths), np.log(values), 1)[0]
 
 
 _CLAIMS = (

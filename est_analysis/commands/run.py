@@ -88,8 +88,9 @@ def _reproduce(
     from est_analysis.experiments.store import environment
     from est_analysis.experiments.studies import find_study
     from est_analysis.experiments.study import Request
-    from est_analysis.report.build import build_report, check_folder
+    from est_analysis.report.build import build_report, check_folder, judged
     from est_analysis.report.layouts import SWEEP, find_layout
+    from est_analysis.report.tables import claims_table
 
     study, console = find_study(name), Console(stderr=True, quiet=as_json)
     check_folder(out)
@@ -110,7 +111,14 @@ def _reproduce(
     }
     page = build_report(frame, context, out)
     swept = _swept(frame) if find_layout(study.name, scale) is SWEEP else {}
-    _print_verdicts(page, context, swept, as_json=as_json)
+    claims, verdicts = judged(frame, study.name, scale)
+    if as_json:
+        table = json.loads(claims_table(claims, verdicts).to_json(orient="records"))
+        print(json.dumps({"report": str(page), **context, **swept, "claims": table}, indent=1))
+        return
+    pairs = zip(claims, verdicts, strict=True)
+    print_verdicts([Line(id=claim.id, statement=claim.statement, verdicts=[verdict]) for claim, verdict in pairs])
+    Console().print(f"{context['wall_seconds']:.0f} s. Report: {page}", highlight=False, soft_wrap=True)
 
 
 def _swept(frame: "pd.DataFrame") -> dict[str, Any]:
@@ -122,33 +130,6 @@ def _swept(frame: "pd.DataFrame") -> dict[str, Any]:
     keys = sweep_keys(losses)
     best = [dict(zip(keys, name, strict=True)) | {"lr": rate} for name, rate in best_rates(losses, by=keys).items()]
     return {"best_rates": best, "rates": json.loads(losses.to_json(orient="records"))}
-
-
-def _print_verdicts(page: Path, context: dict, swept: dict[str, Any], *, as_json: bool) -> None:
-    import pandas as pd
-
-    from est_analysis.claims import Verdict
-
-    claims = pd.read_csv(page.parent / "claims.csv").fillna({"unit": "", "detail": ""})
-    if as_json:
-        verdicts = json.loads(claims.to_json(orient="records"))
-        print(json.dumps({"report": str(page), **context, **swept, "claims": verdicts}, indent=1))
-        return
-    lines = []
-    for row in claims.itertuples():
-        verdict = Verdict(
-            claim=row.id,
-            verdict=row.verdict,
-            effect=None if pd.isna(row.effect) else row.effect,
-            interval=None if pd.isna(row.low) else (row.low, row.high),
-            unit=row.unit,
-            seeds=row.seeds,
-            scale=row.scale,
-            detail=row.detail,
-        )
-        lines.append(Line(id=row.id, statement=row.statement, verdicts=[verdict]))
-    print_verdicts(lines)
-    Console().print(f"{context['wall_seconds']:.0f} s. Report: {page}", highlight=False, soft_wrap=True)
 
 
 def _print_recipes(*, as_json: bool) -> None:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from est_analysis.experiments import grid
 from est_analysis.experiments.contenders import Contender
-from est_analysis.experiments.grid import Entry, GridScale
+from est_analysis.experiments.grid import GridScale
+from est_analysis.experiments.side_by_side import Entry
 from est_analysis.experiments.study import Request, Study
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from est_analysis.experiments.run import FinishedRun
 from est_analysis.experiments.spec import TrainSpec
-from est_analysis.experiments.store import write_atomically
-from est_analysis.train.rows import COLUMNS
+from est_analysis.experiments.store import write_atomically, write_rows
 
 Row = tuple[int, str, float]  # step, metric, value
 Afterwards = Callable[[TrainSpec, FinishedRun], None]
@@ -36,9 +35,7 @@ def keep_rows(
     if rows.exists() and _read_note(note) == plain:
         return
     note.unlink(missing_ok=True)  # rows of another identity must not be taken for these if this is killed half-way
-    lines = [",".join(COLUMNS)]
-    lines += [f"{result.run_id},{spec.seed},{step},{metric},{float(value)!r}" for step, metric, value in measure()]
-    write_atomically(rows, "\n".join(lines) + "\n")
+    write_rows(rows, result.run_id, ((spec.seed, *row) for row in measure()))
     write_atomically(note, json.dumps(plain))
 
 

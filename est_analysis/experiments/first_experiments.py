@@ -19,7 +19,7 @@ from est_analysis.experiments.first_tasks import TaskSizes
 from est_analysis.experiments.linear_factors import LinearSettings, measure_linear
 from est_analysis.experiments.pool import run_in_pool
 from est_analysis.experiments.spec import run_id
-from est_analysis.experiments.store import collect
+from est_analysis.experiments.store import collect, labelled
 from est_analysis.experiments.study import Request, Study
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -89,7 +89,7 @@ def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     scale = SCALES[request.scale]
     if request.seeds:
         scale = replace(scale, seeds=request.seeds, linear=replace(scale.linear, seeds=request.seeds))
-    workers = request.workers or 2
+    workers = request.processes
 
     def run(specs: Sequence[FirstSpec], train: Callable[..., Any] = run_first) -> pd.DataFrame:
         arguments = [(spec, request.runs) for spec in specs]
@@ -100,21 +100,16 @@ def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     rates = best_rates(scale, partial(run, train=try_first))
     request.say("learning rates are chosen")
     specs = {one: scale.spec(one, rates[one], range(scale.seeds)) for one in trainings()}
-    frame = labelled(run(list(specs.values())), specs)
+    labels = {
+        run_id(spec, data_hash=""): {"method": label, "task": task, "net": net, "lr": spec.settings.lr}
+        for (task, net, label), spec in specs.items()
+    }
+    frame = labelled(run(list(specs.values())), labels)
     linear = measure_linear(scale.linear).assign(task="linear", net="linear", lr=scale.linear.lr)
     return pd.concat([frame, linear], ignore_index=True), {
         "seeds": list(range(scale.seeds)),
         "rates": [[*one, lr] for one, lr in rates.items()],
     }
-
-
-def labelled(rows: pd.DataFrame, specs: Mapping[Training, FirstSpec]) -> pd.DataFrame:
-    """`rows` with the contender's label as their method and the columns task, net and lr."""
-    named = [
-        (run_id(spec, data_hash=""), label, task, net, spec.settings.lr) for (task, net, label), spec in specs.items()
-    ]
-    columns = pd.DataFrame(named, columns=["run_id", "method", "task", "net", "lr"])
-    return rows.drop(columns="method").merge(columns, on="run_id", validate="many_to_one")
 
 
 STUDY = Study(

@@ -11,7 +11,7 @@ from est_analysis.errors import Diverged, InputError
 from est_analysis.experiments.first_contenders import COLUMNS, NETS, FirstContender
 from est_analysis.experiments.first_tasks import TASKS, TaskSizes, open_task
 from est_analysis.experiments.spec import run_id
-from est_analysis.experiments.store import finished, mark_finished, open_run, write_atomically
+from est_analysis.experiments.store import SeedRow, run_once
 from est_analysis.methods import Method, find_method
 from est_analysis.models.bank import ResidualNetBank
 from est_analysis.models.mlp import PlainMLP
@@ -19,7 +19,6 @@ from est_analysis.models.mlp_bank import MLPBank
 from est_analysis.models.resnet import ResidualNet
 from est_analysis.subnet.schedule import find_schedule
 from est_analysis.train.bank import Bank, BankJob, train_bank
-from est_analysis.train.rows import COLUMNS as ROW_COLUMNS
 from est_analysis.train.settings import Settings
 
 
@@ -123,25 +122,21 @@ def run_first(spec: FirstSpec, root: Path) -> Path:
         InputError: the folder cannot be used, or a loss stopped being finite.
     """
     torch.set_num_threads(1)
-    name = run_id(spec, data_hash="")
-    folder = root / name
-    with open_run(folder, spec, run_id=name):
-        if finished(folder) is None:
-            task = open_task(spec.task, spec.sizes, spec.seeds)
-            job = BankJob(
-                folder=folder,
-                bank=spec.build_bank(),
-                methods=[spec.build_method(seed) for seed in spec.seeds],
-                batch=task.batch,
-                measure=task.measure,
-                held_out=task.held_out,
-                settings=spec.settings,
-            )
-            lines = [",".join(ROW_COLUMNS)]
-            lines += [f"{name},{seed},{step},{metric},{value!r}" for seed, step, metric, value in train_bank(job)]
-            write_atomically(folder / "rows.csv", "\n".join(lines) + "\n")
-            mark_finished(folder, {"run_id": name, "steps": spec.settings.steps})
-    return folder
+
+    def rows(folder: Path) -> list[SeedRow]:
+        task = open_task(spec.task, spec.sizes, spec.seeds)
+        job = BankJob(
+            folder=folder,
+            bank=spec.build_bank(),
+            methods=[spec.build_method(seed) for seed in spec.seeds],
+            batch=task.batch,
+            measure=task.measure,
+            held_out=task.held_out,
+            settings=spec.settings,
+        )
+        return train_bank(job)
+
+    return run_once(root, spec, run_id=run_id(spec, data_hash=""), steps=spec.settings.steps, rows=rows)
 
 
 def try_first(spec: FirstSpec, root: Path) -> Path | None:

@@ -14,7 +14,6 @@ pair `/constant-lr` is for the slope of the loss in stage 3.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,11 +29,10 @@ from est_analysis.experiments.along_training import (
 )
 from est_analysis.experiments.downstream import DownstreamSettings, measure_downstream
 from est_analysis.experiments.facts import training_facts
-from est_analysis.experiments.rate_sweep import FIRST_SEED, RATES, Swept, try_rates
-from est_analysis.experiments.run import prepare_data
-from est_analysis.experiments.spec import TrainSpec, run_id
+from est_analysis.experiments.rate_sweep import FIRST_SEED, RATES, try_rates
+from est_analysis.experiments.side_by_side import Entry, run_all
+from est_analysis.experiments.spec import TrainSpec
 from est_analysis.experiments.study import Request, Study
-from est_analysis.experiments.sweep import Sweep, run_all
 from est_analysis.methods import Option
 from est_analysis.train.settings import Settings
 
@@ -184,32 +182,6 @@ SCALES: dict[str, FlatnessScale] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One run: of which contender on which language, what is trained, and what is measured of it afterwards."""
-
-    language: str
-    label: str
-    spec: TrainSpec
-    curvature: CurvatureSettings | None
-    downstream: DownstreamSettings | None = None
-
-    @property
-    def swept(self) -> Swept:
-        """What a sweep finds one learning rate for: the values of `SWEPT`."""
-        return self.language, self.label
-
-    @property
-    def after(self) -> tuple[Afterwards, ...]:
-        """What is measured of the finished run."""
-        if self.curvature is None:
-            return ()
-        measured: tuple[Afterwards, ...] = (partial(measure_curvature, self.curvature),)
-        if self.downstream is not None:
-            measured = (*measured, partial(measure_downstream, self.downstream))
-        return (*measured, measure_best_loss) if self.language == "hmm" else measured
-
-
 def entries(
     scale: FlatnessScale, *, corpus: str, variants: Iterable[str] = (), languages: Iterable[str] = ()
 ) -> list[Entry]:
@@ -230,28 +202,32 @@ def entries(
             for lr in scale.tried or (language.rates[variant.rate_of or label],):
                 for seed in scale.seeds:
                     spec = _spec(scale, language, variant, language.corpus or corpus, seed=seed, lr=lr)
-                    curvature = _curvature(scale, variant)
-                    proxies = _downstream(scale, spec, curvature)
-                    entry = Entry(language=name, label=label, spec=spec, curvature=curvature, downstream=proxies)
+                    after = () if scale.tried else _after(scale, variant, name, spec)
+                    entry = Entry(spec=spec, labels={"method": label, "corpus": name}, after=after)
                     found.setdefault(repr(spec), entry)
     return list(found.values())
 
 
-def _curvature(scale: FlatnessScale, variant: Variant) -> CurvatureSettings | None:
-    if scale.tried or variant.at == ():
-        return None
-    return scale.curvature if variant.at is None else replace(scale.curvature, fifteenths=variant.at)
+def _after(scale: FlatnessScale, variant: Variant, language: str, spec: TrainSpec) -> tuple[Afterwards, ...]:
+    """What is measured of the finished run."""
+    if variant.at == ():
+        return ()
+    curvature = scale.curvature if variant.at is None else replace(scale.curvature, fifteenths=variant.at)
+    measured: list[Afterwards] = [partial(measure_curvature, curvature)]
+    if (proxies := _downstream(scale, spec, curvature)) is not None:
+        measured.append(partial(measure_downstream, proxies))
+    if language == "hmm":
+        measured.append(measure_best_loss)
+    return tuple(measured)
 
 
-def _downstream(
-    scale: FlatnessScale, spec: TrainSpec, curvature: CurvatureSettings | None
-) -> DownstreamSettings | None:
+def _downstream(scale: FlatnessScale, spec: TrainSpec, curvature: CurvatureSettings) -> DownstreamSettings | None:
     """The proxies are made of Python source: only a model of it has them, from where EST trains the full model.
 
     What is measured along training has them one checkpoint earlier too, since the baseline passes the loss that EST
     ends with by then, and untrained.
     """
-    if curvature is None or scale.downstream is None or spec.corpus != "python":
+    if scale.downstream is None or spec.corpus != "python":
         return None
     total = spec.settings.steps
     late = [step for step in curvature.steps(total) if step >= 7 * total // FIFTEENTHS]
@@ -285,31 +261,6 @@ def _spec(
     )
 
 
-def run_entries(runs: Iterable[Entry], *, root: Path, workers: int, diverging: bool = False) -> pd.DataFrame:
-    """The rows of every run, with the contender as their method and the columns corpus (text or hmm) and lr.
-
-    Args:
-        runs: from `entries`.
-        root: folder of all runs; those that are not finished there are trained.
-        workers: processes at once; 0 runs them one after the other in this process.
-        diverging: as `Sweep` has it.
-    """
-    together: dict[tuple, list[Entry]] = {}  # a sweep has one text and measures one thing
-    for entry in runs:
-        together.setdefault((entry.language, entry.curvature, entry.downstream), []).append(entry)
-    return pd.concat([_labelled(group, root, workers, diverging) for group in together.values()], ignore_index=True)
-
-
-def _labelled(runs: list[Entry], root: Path, workers: int, diverging: bool) -> pd.DataFrame:
-    specs = [entry.spec for entry in runs]
-    rows = run_all(Sweep(specs=specs, root=root, workers=workers, after=runs[0].after, diverging=diverging))
-    data = prepare_data(specs[0])
-    names = [run_id(spec, data_hash=data.hash) for spec in specs]
-    kept = [(name, run.label, run.language, run.spec.settings.lr) for name, run in zip(names, runs, strict=True)]
-    labels = pd.DataFrame(kept, columns=["run_id", "method", "corpus", "lr"])
-    return rows.drop(columns="method").merge(labels, on="run_id", validate="many_to_one")
-
-
 def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of every run, and what a report should know of how they were made."""
     scale = SCALES[request.scale]
@@ -318,7 +269,7 @@ def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
         scale = replace(scale, seeds=tuple(range(first, first + request.seeds)))
     runs = entries(scale, corpus=request.corpus)
     request.say(f"flatness, {request.scale} scale: {len(runs)} runs of about {scale.steps} steps ({scale.cost})")
-    run = partial(run_entries, root=request.runs, workers=request.workers or 2, diverging=bool(scale.tried))
+    run = partial(run_all, root=request.runs, workers=request.processes, diverging=bool(scale.tried))
     rows = try_rates(runs, run, say=request.say, by=SWEPT) if scale.tried else run(runs)
     corpora = ", ".join(dict.fromkeys(entry.spec.corpus for entry in runs))
     return rows, training_facts(runs[0].spec, corpus=corpora, seeds=rows["seed"])

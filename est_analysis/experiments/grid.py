@@ -4,10 +4,9 @@ Each contender has the learning rate that was best for it on that family (`grid_
 is the pre-norm BERT: with its norms after the additions the baseline does not train at rates that suit the others.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,11 +21,10 @@ from est_analysis.experiments.grid_rates import (
     Rates,
     best_rate,
 )
-from est_analysis.experiments.rate_sweep import FIRST_SEED, RATES, Swept, try_rates
-from est_analysis.experiments.run import prepare_data
-from est_analysis.experiments.spec import TrainSpec, run_id
+from est_analysis.experiments.rate_sweep import FIRST_SEED, RATES, try_rates
+from est_analysis.experiments.side_by_side import Entry, run_all
+from est_analysis.experiments.spec import TrainSpec
 from est_analysis.experiments.study import Request, Study
-from est_analysis.experiments.sweep import Sweep, run_all
 from est_analysis.train.settings import Settings
 
 FRONTIER = ("full", "est", "raptr")
@@ -111,21 +109,6 @@ SCALES: dict[str, GridScale] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One run of the grid: whose it is, and what is trained."""
-
-    family: str
-    contender: str
-    budget: float
-    spec: TrainSpec
-
-    @property
-    def swept(self) -> Swept:
-        """What a sweep finds one learning rate for."""
-        return self.family, self.contender, self.budget
-
-
 def entries(
     scale: GridScale,
     *,
@@ -144,16 +127,14 @@ def entries(
     grid += [(scale.families[0], label, budget) for budget in scale.budgets for label in scale.frontier]
     found = [
         Entry(
-            family=family,
-            contender=label,
-            budget=budget,
+            labels={"method": label, "family": family, "budget": budget},
             spec=_spec(scale, family, contenders[label], corpus, steps=round(budget * scale.steps), seed=seed, lr=lr),
         )
         for family, label, budget in grid
         for lr in scale.rates or (best_rate(family, label, rates or scale.best.get(budget, scale.best[1.0])),)
         for seed in scale.seeds
     ]
-    return sorted(found, key=lambda entry: -entry.budget)
+    return sorted(found, key=lambda entry: -entry.labels["budget"])
 
 
 def _spec(
@@ -181,28 +162,6 @@ def _spec(
     )
 
 
-def labelled(rows: pd.DataFrame, names: Iterable[tuple[str, Entry]]) -> pd.DataFrame:
-    """`rows` with the contender as their method and the columns family, budget and lr."""
-    kept = [(name, entry.contender, entry.family, entry.budget, entry.spec.settings.lr) for name, entry in names]
-    labels = pd.DataFrame(kept, columns=["run_id", "method", "family", "budget", "lr"])
-    return rows.drop(columns="method").merge(labels, on="run_id", validate="many_to_one")
-
-
-def run_entries(runs: Sequence[Entry], *, root: Path, workers: int, diverging: bool = False) -> pd.DataFrame:
-    """The labelled rows of every run in `runs`; those that are not finished under `root` are trained.
-
-    Args:
-        runs: from `entries`.
-        root: folder of all runs.
-        workers: processes at once; 0 runs them one after the other in this process, which knows methods that were
-            registered in it.
-        diverging: as `Sweep` has it.
-    """
-    data = prepare_data(runs[0].spec)
-    rows = run_all(Sweep(specs=[entry.spec for entry in runs], root=root, workers=workers, diverging=diverging))
-    return labelled(rows, [(run_id(entry.spec, data_hash=data.hash), entry) for entry in runs])
-
-
 def measure_entries(
     runs: Sequence[Entry], request: Request, *, name: str, sweep: bool
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -210,10 +169,10 @@ def measure_entries(
 
     A `sweep` goes on by the rule of `rate_sweep`.
     """
-    spec = next(entry.spec for entry in runs if entry.budget == 1)
-    steps, workers = spec.settings.steps, request.workers or 2
+    spec = next(entry.spec for entry in runs if entry.labels["budget"] == 1)
+    steps, workers = spec.settings.steps, request.processes
     request.say(f"{name}, {request.scale} scale: {len(runs)} runs of about {steps} steps, {workers} at once")
-    run = partial(run_entries, root=request.runs, workers=workers, diverging=sweep)
+    run = partial(run_all, root=request.runs, workers=workers, diverging=sweep)
     rows = try_rates(runs, run, say=request.say) if sweep else run(runs)
     return rows, training_facts(spec, corpus=request.corpus, seeds=rows["seed"])
 

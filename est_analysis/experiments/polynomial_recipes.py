@@ -1,6 +1,5 @@
 """The recipes on Boolean polynomials: which methods learn which degree, and what happens at a stage transition."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,7 @@ import pandas as pd
 import torch
 
 from est_analysis.experiments.polynomials import PolynomialSpec, run_polynomials
-from est_analysis.experiments.pool import run_in_pool
+from est_analysis.experiments.pool import progress_line, run_in_pool
 from est_analysis.experiments.spec import run_id
 from est_analysis.experiments.store import collect, finished
 from est_analysis.experiments.study import Request, Study
@@ -20,7 +19,6 @@ from est_analysis.train.settings import Settings
 
 RAPTR_VS_PLD = ("full", "raptr", "raptr_reversed", "stochastic_depth", "pld")
 TRANSITION_METHODS = ("raptr", "est", "pld", "gradual_stacking")
-_LINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,18 +111,13 @@ def run_banks(specs: Sequence[PolynomialSpec], *, root: Path, workers: int, say:
         Stopped: interrupted; every unfinished bank has saved its state.
     """
     folders = [root / run_id(spec, data_hash="") for spec in specs]
-    start = last = time.monotonic()
 
-    def show() -> None:
-        nonlocal last
-        if time.monotonic() - last > _LINE_SECONDS:
-            last = time.monotonic()
-            done = sum(finished(folder) is not None for folder in folders)
-            say(f"{last - start:5.0f} s  {done} of {len(folders)} banks")
+    def done() -> str:
+        return f"{sum(finished(folder) is not None for folder in folders)} of {len(folders)} banks"
 
     unfinished = [(spec, root) for spec, folder in zip(specs, folders, strict=True) if finished(folder) is None]
     if unfinished:  # no processes for nothing
-        run_in_pool(_run_one, unfinished, workers=workers, show=show, saved=str(root))
+        run_in_pool(_run_one, unfinished, workers=workers, show=progress_line(done, say), saved=str(root))
     frames = [collect([folder]).assign(method=label(spec)) for folder, spec in zip(folders, specs, strict=True)]
     return pd.concat(frames, ignore_index=True)
 
@@ -180,7 +173,7 @@ def _measure(
     make: Callable[[PolynomialScale, int], list[PolynomialSpec]], scales: dict[str, PolynomialScale], request: Request
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     scale = scales[request.scale]
-    count, workers = request.seeds or scale.seeds, request.workers or 2
+    count, workers = request.seeds or scale.seeds, request.processes
     specs = make(scale, count)
     request.say(
         f"{request.scale} scale: {len(specs)} banks of up to {scale.bank} nets, {scale.steps} steps, {workers} at once "

@@ -13,13 +13,12 @@ from torch import Tensor
 from est_analysis.data.boolean import BooleanPolynomial, component_errors, random_polynomial
 from est_analysis.errors import InputError
 from est_analysis.experiments.spec import run_id
-from est_analysis.experiments.store import finished, mark_finished, open_run, write_atomically
+from est_analysis.experiments.store import SeedRow, run_once
 from est_analysis.methods import Method, build_method
 from est_analysis.models.bank import ResidualNetBank
 from est_analysis.models.resnet import ResidualNet
 from est_analysis.rng import stream
 from est_analysis.train.bank import BankJob, train_bank
-from est_analysis.train.rows import COLUMNS
 from est_analysis.train.settings import Settings
 
 _BLOCK = 64  # steps whose inputs are drawn together
@@ -173,25 +172,20 @@ def run_polynomials(spec: PolynomialSpec, *, root: Path) -> Path:
     Raises:
         InputError: the folder cannot be used, or a loss stopped being finite; saved state is never lost.
     """
-    name = run_id(spec, data_hash="")
-    folder = root / name
-    with open_run(folder, spec, run_id=name):
-        if finished(folder) is None:
-            data = PolynomialData(spec)
-            points, _ = data.held_out(spec.points)
-            job = BankJob(
-                folder=folder,
-                bank=ResidualNetBank([spec.net(seed) for seed in spec.seeds]),
-                methods=[spec.build_method(seed) for seed in spec.seeds],
-                batch=data.batch,
-                measure=partial(data.measure, points),
-                held_out=data.held_out(min(spec.points, _HELD_OUT)),
-                settings=spec.settings,
-                tail=spec.tail,
-            )
-            rows = train_bank(job)
-            lines = [",".join(COLUMNS)]
-            lines += [f"{name},{seed},{step},{metric},{value!r}" for seed, step, metric, value in rows]
-            write_atomically(folder / "rows.csv", "\n".join(lines) + "\n")
-            mark_finished(folder, {"run_id": name, "steps": spec.settings.steps})
-    return folder
+
+    def rows(folder: Path) -> list[SeedRow]:
+        data = PolynomialData(spec)
+        points, _ = data.held_out(spec.points)
+        job = BankJob(
+            folder=folder,
+            bank=ResidualNetBank([spec.net(seed) for seed in spec.seeds]),
+            methods=[spec.build_method(seed) for seed in spec.seeds],
+            batch=data.batch,
+            measure=partial(data.measure, points),
+            held_out=data.held_out(min(spec.points, _HELD_OUT)),
+            settings=spec.settings,
+            tail=spec.tail,
+        )
+        return train_bank(job)
+
+    return run_once(root, spec, run_id=run_id(spec, data_hash=""), steps=spec.settings.steps, rows=rows)

@@ -13,6 +13,7 @@ from typing import Any
 from est_analysis.train.loop import Stopped
 
 _POLL_SECONDS = 0.5
+_LINE_SECONDS = 30.0
 
 
 def run_in_pool(
@@ -55,6 +56,19 @@ def run_in_pool(
             raise Stopped(
                 f"stopped; finished and unfinished runs are saved in {saved}, run the same command to resume"
             ) from None
+
+
+def progress_line(text: Callable[[], str], say: Callable[[str], object]) -> Callable[[], None]:
+    """A `show` that says the seconds since now, and `text()`, twice a minute."""
+    start = last = time.monotonic()
+
+    def show() -> None:
+        nonlocal last
+        if time.monotonic() - last > _LINE_SECONDS:
+            last = time.monotonic()
+            say(f"{last - start:5.0f} s  {text()}")
+
+    return show
 
 
 def _watch(futures: Sequence[Future], show: Callable[[], None]) -> None:

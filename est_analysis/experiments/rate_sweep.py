@@ -14,12 +14,12 @@ sweep's seeds that model keeps its rate.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 if TYPE_CHECKING:  # it loads torch, which reports of sweeps do without
-    from est_analysis.experiments.spec import TrainSpec
+    from est_analysis.experiments.side_by_side import Entry
 
 RATES = (2e-3, 4e-3, 8e-3)
 LIMITS = (0.5e-3, 32e-3)
@@ -31,23 +31,9 @@ GRID = ("family", "method", "budget")  # columns that tell the grid's contenders
 Swept = tuple[Any, ...]  # what a sweep finds one learning rate for: its values of such columns, "method" among them
 
 
-class Entry(Protocol):
-    """One run of a sweep, a dataclass."""
-
-    spec: "TrainSpec"
-
-    @property
-    def swept(self) -> Swept:
-        """What the run tries a learning rate for."""
-        ...
-
-
-E = TypeVar("E", bound=Entry)
-
-
 def try_rates(
-    runs: Sequence[E],
-    run: Callable[[Sequence[E]], pd.DataFrame],
+    runs: Sequence["Entry"],
+    run: Callable[[Sequence["Entry"]], pd.DataFrame],
     *,
     say: Callable[[str], None],
     by: Sequence[str] = GRID,
@@ -58,7 +44,7 @@ def try_rates(
         runs: of one seed, at every rate to try.
         run: gives the rows of runs, with the columns `by`, lr and those of a run; runs made before cost nothing again.
         say: is told of each round and of the best rate of each.
-        by: columns of the rows that make what an entry's `swept` is.
+        by: labels of the runs, whose values make one thing to find a rate for.
     """
     rows = run(runs)
     while more := following(runs, rows, by=by):
@@ -76,28 +62,20 @@ def final_losses(rows: pd.DataFrame) -> pd.DataFrame:
     return losses.loc[losses.groupby("run_id")["step"].idxmax()].rename(columns={"value": "validation_loss"})
 
 
-def following(runs: Sequence[E], rows: pd.DataFrame, *, by: Sequence[str] = GRID) -> list[E]:
+def following(runs: Sequence["Entry"], rows: pd.DataFrame, *, by: Sequence[str] = GRID) -> list["Entry"]:
     """The runs of a sweep that are still to be made, given the rows of `runs`."""
     losses = final_losses(rows)
     octaves, made = beyond(losses, by=by), {repr(entry.spec) for entry in runs}
+    tried = [(tuple(entry.labels[name] for name in by), entry.spec.settings.lr, entry) for entry in runs]
     if octaves:
-        more = [
-            _at(entry, lr=octaves[entry.swept][1])
-            for entry in runs
-            if entry.spec.settings.lr == octaves.get(entry.swept, (None,))[0]
-        ]
+        more = [_at(entry, lr=octaves[what][1]) for what, lr, entry in tried if lr == octaves.get(what, (None,))[0]]
     else:
         last = finalists(losses, by=by)
-        more = [
-            _at(entry, seed=seed)
-            for entry in runs
-            for seed in MORE_SEEDS
-            if entry.spec.settings.lr in last[entry.swept]
-        ]
+        more = [_at(entry, seed=seed) for what, lr, entry in tried for seed in MORE_SEEDS if lr in last[what]]
     return list({repr(entry.spec): entry for entry in more if repr(entry.spec) not in made}.values())
 
 
-def _at(entry: E, *, lr: float | None = None, seed: int | None = None) -> E:
+def _at(entry: "Entry", *, lr: float | None = None, seed: int | None = None) -> "Entry":
     """`entry` at another learning rate or with another seed."""
     spec = entry.spec
     settings = spec.settings if lr is None else replace(spec.settings, lr=lr)

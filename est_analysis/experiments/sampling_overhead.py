@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from est_analysis.experiments.identity import name_of_training
-from est_analysis.experiments.store import collect, finished, mark_finished, open_run, write_atomically
+from est_analysis.experiments.store import SeedRow, collect, run_once
 from est_analysis.experiments.study import Request, Study
 from est_analysis.methods import Method, build_method
 from est_analysis.models.config import ModelConfig
@@ -38,7 +38,6 @@ from est_analysis.subnet.mask import LayerMask, SubnetMask
 from est_analysis.train.allocator import keep_freed_memory
 from est_analysis.train.index_generator import IndexGenerator
 from est_analysis.train.optim import build_optimizer
-from est_analysis.train.rows import COLUMNS
 from est_analysis.train.settings import Execution, Precision, Settings
 
 NUMERICS_VERSION = 1  # raise it when the same spec shall be timed otherwise
@@ -209,21 +208,17 @@ def run_overhead(spec: OverheadSpec, root: Path) -> Path:
     Raises:
         InputError: the folder cannot be used.
     """
-    name = spec.run_id
-    folder = root / name
-    with open_run(folder, spec, run_id=name):
-        if finished(folder) is None:
-            keep_freed_memory()
-            threads = torch.get_num_threads()
-            torch.set_num_threads(spec.threads)
-            try:
-                rows = time_in_turn(spec)
-            finally:
-                torch.set_num_threads(threads)
-            lines = [f"{name},{spec.seed},{number},{metric},{value!r}" for number, metric, value in rows]
-            write_atomically(folder / "rows.csv", "\n".join([",".join(COLUMNS), *lines]) + "\n")
-            mark_finished(folder, {"run_id": name, "steps": spec.rounds})
-    return folder
+
+    def rows(_: Path) -> list[SeedRow]:
+        keep_freed_memory()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(spec.threads)
+        try:
+            return [(spec.seed, *row) for row in time_in_turn(spec)]
+        finally:
+            torch.set_num_threads(threads)
+
+    return run_once(root, spec, run_id=spec.run_id, steps=spec.rounds, rows=rows)
 
 
 def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:

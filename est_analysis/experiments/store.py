@@ -7,7 +7,7 @@ rename: a folder without it is unfinished, whatever else it holds.
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from est_analysis.errors import InputError
 from est_analysis.experiments.spec import TrainSpec, differing_fields
 from est_analysis.methods import find_method
+from est_analysis.train.rows import COLUMNS
 
 _FINISHED = "finished.json"
 # What a run that was killed at its very start may have left.
@@ -124,6 +125,36 @@ def open_run(folder: Path, spec: TrainSpec, *, run_id: str) -> Iterator[None]:
         lock.release()
 
 
+SeedRow = tuple[int, int, str, float]  # seed, step, metric, value
+
+
+def write_rows(path: Path, run_id: str, rows: Iterable[SeedRow]) -> None:
+    """Write the rows of a run, with the columns of `train.rows`; complete or not at all."""
+    lines = [f"{run_id},{seed},{step},{metric},{float(value)!r}" for seed, step, metric, value in rows]
+    write_atomically(path, "\n".join([",".join(COLUMNS), *lines]) + "\n")
+
+
+def run_once(root: Path, spec: Any, *, run_id: str, steps: int, rows: Callable[[Path], Iterable[SeedRow]]) -> Path:
+    """The folder of the run `spec`, which is made unless it is finished.
+
+    Args:
+        root: of all runs.
+        spec: all that decides its numbers.
+        run_id: its name.
+        steps: how long it is, for its record.
+        rows: makes them, given the folder.
+
+    Raises:
+        InputError: the folder cannot be used, or whatever `rows` raises.
+    """
+    folder = root / run_id
+    with open_run(folder, spec, run_id=run_id):
+        if finished(folder) is None:
+            write_rows(folder / "rows.csv", run_id, rows(folder))
+            mark_finished(folder, {"run_id": run_id, "steps": steps})
+    return folder
+
+
 def _check_same(folder: Path, spec: TrainSpec, run_id: str) -> None:
     path = folder / "spec.json"
     if path.exists():
@@ -172,3 +203,10 @@ def collect(folders: Iterable[Path]) -> pd.DataFrame:
             frames.append(rows.assign(method=spec["method"], schedule=schedule))
     columns = ["run_id", "method", "schedule", "seed", "step", "metric", "value"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def labelled(rows: pd.DataFrame, labels: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """`rows` with the columns of `labels`, by run_id, in place of those of the same name."""
+    columns = pd.DataFrame([{"run_id": run_id, **of_run} for run_id, of_run in labels.items()])
+    replaced = rows.columns.intersection(columns.columns).drop("run_id")
+    return rows.drop(columns=replaced).merge(columns, on="run_id", validate="many_to_one")

@@ -30,6 +30,11 @@ class Request:
     workers: int
     say: Callable[[str], None]
 
+    @property
+    def processes(self) -> int:
+        """How many at once on a CPU: two unless it was said."""
+        return self.workers or 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from est_analysis import plots
-from est_analysis.claims import CLAIMS, check_frame, judge
+from est_analysis.claims import CLAIMS, Claim, Verdict, check_frame, judge
 from est_analysis.errors import InputError
 
 from .layouts import SWEEP, Illustration, find_layout
@@ -67,11 +67,23 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"cannot write a report into '{folder}': '{place}' {what}; give another folder")
 
 
+def judged(frame: pd.DataFrame, recipe: str | None, scale: str) -> tuple[list[Claim], list[Verdict]]:
+    """The claims that a report of `frame` judges, and their verdicts; a sweep of learning rates judges none.
+
+    Args:
+        frame: tidy rows.
+        recipe: whose claims; all of them for None.
+        scale: of the runs.
+    """
+    judges = find_layout(recipe, scale).judges
+    claims = [claim for claim in CLAIMS.values() if judges and recipe in (None, claim.recipe)]
+    return claims, judge(claims, frame, scale)
+
+
 def _write(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path) -> None:
     recipe = context.get("recipe")
     layout = find_layout(recipe, context["scale"])
-    claims = [claim for claim in CLAIMS.values() if layout.judges and recipe in (None, claim.recipe)]
-    verdicts = judge(claims, frame, context["scale"])
+    claims, verdicts = judged(frame, recipe, context["scale"])
     page = {
         "headline": layout.headline(frame, verdicts, context["scale"]),
         "heading": layout.heading,

@@ -75,6 +75,7 @@ def test_one_net_is_inconclusive():
         (lambda frame: frame[frame["method"] != "norm"], "no run of method 'norm'"),
         (lambda frame: frame.assign(metric="psi_1"), "mean_psi of 'norm' was not recorded"),
         (lambda frame: frame[frame["step"] <= 32], "at 1 depths of 32 or more, not at 2"),
+        (lambda frame: frame.assign(value=frame["value"] - 5), "is not positive everywhere: it follows no power law"),
         (lambda frame: frame[(frame["seed"] > 0) | (frame["step"] < 128)], "at the same depths for every seed"),
     ],
 )

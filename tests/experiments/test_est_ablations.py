@@ -81,14 +81,14 @@ def test_the_control_spends_what_one_stage_does():
     ):
         architecture = entry.spec.architecture(entry.spec.model_config(vocab_size=256))
         method = entry.spec.build_method(entry.spec.model_config(vocab_size=256))
-        found[entry.contender] = method_cost(method, architecture).paper_saving
+        found[entry.labels["method"]] = method_cost(method, architecture).paper_saving
     assert found["short/half"] == pytest.approx(found["est/one-stage"])
 
 
 def test_what_the_grid_has_are_its_own_runs():
-    on_grid = {(e.contender, e.spec.seed): e.spec for e in grid.entries(grid.SCALES["quick"], corpus="python")
-               if e.family == "gpt2" and e.budget == 1}  # fmt: skip
-    ours = {(e.contender, e.spec.seed): e.spec for e in ABLATION.entries(QUICK, corpus="python")}
+    on_grid = {(e.labels["method"], e.spec.seed): e.spec for e in grid.entries(grid.SCALES["quick"], corpus="python")
+               if (e.labels["family"], e.labels["budget"]) == ("gpt2", 1)}  # fmt: skip
+    ours = {(e.labels["method"], e.spec.seed): e.spec for e in ABLATION.entries(QUICK, corpus="python")}
     shared = on_grid.keys() & ours.keys()
     assert {label for label, _ in shared} == {"full", "short", "est", "est/two-stage", "est/constant"}
     assert all(repr(ours[key]) == repr(on_grid[key]) for key in shared)

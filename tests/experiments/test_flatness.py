@@ -27,6 +27,7 @@ from est_analysis.experiments.along_training import (
 )
 from est_analysis.experiments.rate_sweep import MORE_SEEDS, best_rates, beyond, finalists
 from est_analysis.experiments.run import num_parameters, prepare_data, run
+from est_analysis.experiments.side_by_side import run_all
 from est_analysis.experiments.spec import TrainSpec
 from est_analysis.subnet.schedule import find_schedule
 from est_analysis.train.settings import Settings
@@ -156,23 +157,26 @@ def _predicted(model, symbols):
 # Which runs -----------------------------------------------------------------------------------------------------------
 
 
-def test_runs_that_are_measured_together_are_measured_alike():
-    together = {}
-    for entry in flatness.entries(QUICK, corpus="python"):
-        together.setdefault((entry.language, entry.curvature), set()).add(entry.downstream)
-    assert max(map(len, together.values())) == 1
+def rates_of(runs):
+    """Learning rates by language and contender."""
+    return {(e.labels["corpus"], e.labels["method"]): e.spec.settings.lr for e in runs}
+
+
+def curvature_of(entry):
+    """Its settings of curvature, or None where nothing is measured."""
+    return next((one.args[0] for one in entry.after if getattr(one, "func", None) is measure_curvature), None)
 
 
 def test_every_variant_runs_on_its_languages_and_no_run_twice():
     runs = flatness.entries(QUICK, corpus="python")
     assert len({repr(entry.spec) for entry in runs}) == len(runs)
-    labels = {name: {e.label for e in runs if e.language == name} for name in QUICK.languages}
+    labels = {name: {e.labels["method"] for e in runs if e.labels["corpus"] == name} for name in QUICK.languages}
     everywhere = {label for label, variant in flatness.VARIANTS.items() if "hmm" in variant.languages}
     assert labels["text"] == flatness.VARIANTS.keys()
     rates = flatness.SCALES["quick"].languages["hmm"].rates
     same = {"full/est-rate", "full/est-rate-half"} if rates["full"] == rates["est"] else set()
     assert labels["hmm"] == everywhere - same
-    assert all({e.spec.seed for e in runs if e.label == label} == {0, 1, 2} for label in labels["text"])
+    assert all({e.spec.seed for e in runs if e.labels["method"] == label} == {0, 1, 2} for label in labels["text"])
 
 
 def test_checkpoints_are_kept_and_losses_evaluated_where_curvature_is_measured():
@@ -180,13 +184,14 @@ def test_checkpoints_are_kept_and_losses_evaluated_where_curvature_is_measured()
     for entry in flatness.entries(QUICK, corpus="python"):
         settings = entry.spec.settings
         assert settings.steps % flatness.FIFTEENTHS == 0
-        for step in entry.curvature.steps(settings.steps) if entry.curvature else ():
+        curvature = curvature_of(entry)
+        for step in curvature.steps(settings.steps) if curvature else ():
             assert step % settings.keep_every == step % settings.eval_every == 0
     assert set(find_schedule("gpt2-est").rescaled(600).transitions) <= set(QUICK.curvature.steps(600))
 
 
 def test_what_changes_one_thing_keeps_the_rate():
-    lr = {(e.language, e.label): e.spec.settings.lr for e in flatness.entries(QUICK, corpus="python")}
+    lr = rates_of(flatness.entries(QUICK, corpus="python"))
     for language in QUICK.languages:
         for label in ("est/decayed-embeddings", "est/unscaled", "full/est-rate"):
             assert lr.get((language, label), lr[language, "est"]) == lr[language, "est"]
@@ -212,18 +217,18 @@ def test_every_rate_is_the_best_of_the_sweep(scale, file):
 
 def test_the_longer_training_has_what_the_claims_on_equal_loss_read_and_nothing_else():
     runs = flatness.entries(flatness.SCALES["report"], corpus="python")
-    lr = {(e.language, e.label): e.spec.settings.lr for e in runs}
+    lr = rates_of(runs)
     for language in ("text", "hmm"):
         assert lr[language, "full/half"] == lr[language, "full"]
         assert lr[language, "full/est-rate-half"] == lr[language, "est"]
     assert lr["text", "est"] == grid.BEST_RATE_LONGER["gpt2"]["est"]
     assert {e.spec.seed for e in runs} == set(range(5))
-    assert all(len(e.after) == (1 if e.language == "text" else 2) for e in runs)  # curvature; the least loss
+    assert all(len(e.after) == (1 if e.labels["corpus"] == "text" else 2) for e in runs)  # curvature; the least loss
 
 
 def test_the_sweep_tries_each_rate_and_measures_nothing():
     runs = flatness.entries(flatness.SCALES["rates"], corpus="python")
-    assert {e.label for e in runs} == {"full", "est", "dropout", "raptr"}
+    assert {e.labels["method"] for e in runs} == {"full", "est", "dropout", "raptr"}
     assert len(runs) == 4 * 3 * 2
     assert all(e.after == () and e.spec.seed == 100 for e in runs)
 
@@ -231,9 +236,9 @@ def test_the_sweep_tries_each_rate_and_measures_nothing():
 def test_a_short_study_in_this_process(tmp_path):
     """Labels, languages and what is measured of which run."""
     runs = flatness.entries(SMOKE, corpus="hmm:4,16,1,20000", variants=("est", "full/half", "est/constant-lr"))
-    scale_steps = {e.label: e.curvature and e.curvature.steps(e.spec.settings.steps) for e in runs}
-    assert scale_steps == {"est": [28, 60], "full/half": [30], "est/constant-lr": None}
-    frame = flatness.run_entries(runs, root=tmp_path, workers=0)
+    steps = {e.labels["method"]: curvature_of(e) and curvature_of(e).steps(e.spec.settings.steps) for e in runs}
+    assert steps == {"est": [28, 60], "full/half": [30], "est/constant-lr": None}
+    frame = run_all(runs, root=tmp_path, workers=0)
     assert not frame.duplicated(["run_id", "seed", "step", "metric"]).any()
     found = frame.groupby("metric")[["corpus", "method"]].apply(lambda rows: set(map(tuple, rows.to_numpy())))
     measured = {("text", "est"), ("hmm", "est"), ("text", "full/half"), ("hmm", "full/half")}

@@ -7,6 +7,7 @@ import pytest
 from est_analysis.experiments import grid
 from est_analysis.experiments.contenders import CONTENDERS, Contender
 from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES
+from est_analysis.experiments.side_by_side import run_all
 from est_analysis.experiments.study import Request
 from est_analysis.methods import METHODS
 from est_analysis.methods.cost import method_cost
@@ -28,16 +29,16 @@ def test_contenders_save_about_a_quarter_of_the_layer_flops(family):
     for entry in grid.entries(scale, corpus="python"):
         architecture = entry.spec.architecture(entry.spec.model_config(vocab_size=256))
         saving = _saving(entry, architecture)
-        least, most = {"full": (0, 0), "msg": (0.21, 0.24)}.get(entry.contender, (0.245, 0.275))
-        assert least <= saving <= most, entry.contender
+        least, most = {"full": (0, 0), "msg": (0.21, 0.24)}.get(entry.labels["method"], (0.245, 0.275))
+        assert least <= saving <= most, entry.labels
 
 
 def test_the_grid_is_every_contender_on_every_family_and_the_frontier():
     runs = grid.entries(QUICK, corpus="python")
-    main = {(e.family, e.contender, e.spec.seed) for e in runs if e.budget == 1}
+    main = {(*e.labels.values(), e.spec.seed) for e in runs if e.labels["budget"] == 1}
     assert len(main) == len(QUICK.families) * len(CONTENDERS) * 3
-    beside = [e for e in runs if e.budget != 1]
-    assert {e.contender for e in beside} == set(grid.FRONTIER)
+    beside = [e for e in runs if e.labels["budget"] != 1]
+    assert {e.labels["method"] for e in beside} == set(grid.FRONTIER)
     assert {e.spec.settings.steps for e in beside} == {round(b * QUICK.steps) for b in QUICK.budgets}
     assert len({repr(e.spec) for e in runs}) == len(runs), "no run twice"
     assert all(100 not in scale.seeds or scale.rates for scale in grid.SCALES.values()), "the sweep's seed is its own"
@@ -60,7 +61,7 @@ def test_a_method_of_ones_own_runs_in_this_process(shared, tmp_path, monkeypatch
     contenders = {"full": CONTENDERS["full"], "halves": Contender(method="halves", note="mine")}
     scale = replace(grid.SCALES["smoke"], families=("gpt2",), steps=12, budgets=())
     runs = grid.entries(scale, corpus=str(shared / "text.txt"), contenders=contenders)
-    frame = grid.run_entries(runs, root=tmp_path, workers=0)
+    frame = run_all(runs, root=tmp_path, workers=0)
     assert set(frame["method"]) == {"full", "halves"}
     assert set(frame["family"]) == {"gpt2"}
     assert set(frame["budget"]) == {1.0}

@@ -15,21 +15,21 @@ DATA = Path(__file__).parents[2] / "paper_figures" / "data"
 QUICK = ABLATION.scales["quick"]
 
 
-ONCE = {entry.contender: entry for entry in ABLATION.entries(replace(QUICK, seeds=(0,)), corpus="python")}
+ONCE = {entry.labels["method"]: entry for entry in ABLATION.entries(replace(QUICK, seeds=(0,)), corpus="python")}
 
 
 @pytest.mark.parametrize("entry", ONCE.values(), ids=ONCE.keys())
 def test_all_save_a_quarter_but_after_a_warm_up(entry):
     config = entry.spec.model_config(vocab_size=256)
     saving = 100 * method_cost(entry.spec.build_method(config), entry.spec.architecture(config)).paper_saving
-    expected = {"full": 0.0, "short": 26.7, "raptr/warm-up": 17.5}.get(entry.contender, 25.0)
+    expected = {"full": 0.0, "short": 26.7, "raptr/warm-up": 17.5}.get(entry.labels["method"], 25.0)
     assert saving == pytest.approx(expected, abs=0.05)
 
 
 def test_what_the_grid_has_are_its_own_runs():
-    on_grid = {(e.contender, e.spec.seed): e.spec for e in grid.entries(grid.SCALES["quick"], corpus="python")
-               if e.family == "gpt2" and e.budget == 1}  # fmt: skip
-    ours = {(e.contender, e.spec.seed): e.spec for e in ABLATION.entries(QUICK, corpus="python")}
+    on_grid = {(e.labels["method"], e.spec.seed): e.spec for e in grid.entries(grid.SCALES["quick"], corpus="python")
+               if (e.labels["family"], e.labels["budget"]) == ("gpt2", 1)}  # fmt: skip
+    ours = {(e.labels["method"], e.spec.seed): e.spec for e in ABLATION.entries(QUICK, corpus="python")}
     shared = on_grid.keys() & ours.keys()
     assert {label for label, _ in shared} == {"full", "short", "raptr", "stochastic_depth", "gradual_stacking"}
     assert all(repr(ours[key]) == repr(on_grid[key]) for key in shared)

@@ -69,8 +69,8 @@ def test_a_sweep_of_flatness_runs_the_octaves_first_and_then_the_best_on_more_se
 
     def run(entries):
         rounds.append(sorted((e.spec.settings.lr, e.spec.seed) for e in entries))
-        rows = [(i, e.language, e.label, e.spec.settings.lr, e.spec.seed) for i, e in enumerate(entries)]
-        frame = pd.DataFrame(rows, columns=["run_id", *flatness.SWEPT, "lr", "seed"])
+        rows = [{**e.labels, "lr": e.spec.settings.lr, "seed": e.spec.seed} for e in entries]
+        frame = pd.DataFrame(rows).assign(run_id=range(len(rows)))
         best = frame["seed"].map({100: 16e-3}).fillna(8e-3)
         return frame.assign(metric="validation_loss", step=1, value=(frame["lr"] - best).abs())
 

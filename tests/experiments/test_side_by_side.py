@@ -10,23 +10,23 @@ import pytest
 
 from est_analysis.errors import Diverged, InputError
 from est_analysis.experiments import pool, reproduce, reproduce_scales
-from est_analysis.experiments import sweep as module
+from est_analysis.experiments import side_by_side as module
 from est_analysis.experiments.final_trace import measure_trace
 from est_analysis.experiments.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond, finalists
 from est_analysis.experiments.reproduce_scales import METHODS, SCALES, Scale, specs
 from est_analysis.experiments.run import run
+from est_analysis.experiments.side_by_side import Entry, run_all
 from est_analysis.experiments.study import Request
-from est_analysis.experiments.sweep import Sweep, run_all
 
 DATA = Path(__file__).parents[2] / "paper_figures" / "data"
 SCALE = Scale(preset="tiny", steps=4, lr={}, seeds=1, cost="none", trace_pairs=8, trace_sequences=1)
 
 
-def fail_or_wait(spec, sweep):
+def fail_or_wait(entry, root, execution, diverging):
     """Seed 0 fails at once; others wait, and note when they are asked to stop."""
-    note = sweep.root / f"stopped-{spec.seed}"
-    if spec.seed == 0:
-        while not (sweep.root / "started").exists():
+    note = root / f"stopped-{entry.spec.seed}"
+    if entry.spec.seed == 0:
+        while not (root / "started").exists():
             time.sleep(0.01)
         raise InputError("the loss is nan at step 3")
 
@@ -35,7 +35,7 @@ def fail_or_wait(spec, sweep):
         os._exit(1)
 
     signal.signal(signal.SIGTERM, stopped)
-    (sweep.root / "started").touch()
+    (root / "started").touch()
     time.sleep(60)
 
 
@@ -54,18 +54,20 @@ def wait_for(path, seconds=10):
 
 def test_when_one_run_fails_the_others_save_and_stop(spec, changed, tmp_path, monkeypatch, forked):
     monkeypatch.setattr(module, "_run_one", fail_or_wait)
-    specs = [changed(spec, seed=seed) for seed in (0, 1)]
+    entries = [Entry(spec=changed(spec, seed=seed)) for seed in (0, 1)]
     start = time.monotonic()
     with pytest.raises(InputError, match="the loss is nan at step 3"):
-        run_all(Sweep(specs=specs, root=tmp_path, workers=2))
+        run_all(entries, root=tmp_path, workers=2)
     assert wait_for(tmp_path / "stopped-1"), "the other worker was left running"
     assert time.monotonic() - start < 20
 
 
 def test_workers_end_when_their_parent_is_killed(spec, changed, tmp_path, monkeypatch, forked):
     monkeypatch.setattr(module, "_run_one", fail_or_wait)
-    plan = Sweep(specs=[changed(spec, seed=1)], root=tmp_path, workers=1)
-    parent = multiprocessing.get_context("fork").Process(target=run_all, args=(plan,))
+    plan = {"root": tmp_path, "workers": 1}
+    parent = multiprocessing.get_context("fork").Process(
+        target=run_all, args=([Entry(spec=changed(spec, seed=1))],), kwargs=plan
+    )
     parent.start()
     assert wait_for(tmp_path / "started")
     parent.kill()
@@ -73,23 +75,25 @@ def test_workers_end_when_their_parent_is_killed(spec, changed, tmp_path, monkey
     assert wait_for(tmp_path / "stopped-1"), "the worker outlived its parent"
 
 
-def save_and_go_on(spec, sweep):
+def save_and_go_on(entry, root, execution, diverging):
     """As a run does: takes the signal, saves, and raises; the process has the signal's default again."""
-    (sweep.root / "worker").write_text(str(os.getpid()))
+    (root / "worker").write_text(str(os.getpid()))
     caught = []
     old = signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
     while not caught:
         time.sleep(0.01)
     signal.signal(signal.SIGTERM, old)
-    (sweep.root / "saved").touch()
+    (root / "saved").touch()
     raise InputError("stopped")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for the orphan in /proc")
 def test_no_worker_is_left_when_the_parent_is_killed(spec, changed, tmp_path, monkeypatch, forked):
     monkeypatch.setattr(module, "_run_one", save_and_go_on)
-    plan = Sweep(specs=[changed(spec, seed=1)], root=tmp_path, workers=1)
-    parent = multiprocessing.get_context("fork").Process(target=run_all, args=(plan,))
+    plan = {"root": tmp_path, "workers": 1}
+    parent = multiprocessing.get_context("fork").Process(
+        target=run_all, args=([Entry(spec=changed(spec, seed=1))],), kwargs=plan
+    )
     parent.start()
     assert wait_for(tmp_path / "worker")
     parent.kill()
@@ -145,10 +149,12 @@ def diverges(spec, execution, *, root):
 
 def test_a_run_that_diverges_stops_all_but_a_sweep_of_rates(spec, changed, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "run", diverges)
-    sweep = Sweep(specs=[changed(spec, seed=seed) for seed in (0, 1)], root=tmp_path, workers=0)
+    entries = [Entry(spec=changed(spec, seed=seed), labels={"method": "ours"}) for seed in (0, 1)]
     with pytest.raises(InputError, match="the loss is nan"):
-        run_all(sweep)
-    rows = run_all(replace(sweep, diverging=True))
+        run_all(entries, root=tmp_path, workers=0)
+    rows = run_all(entries, root=tmp_path, workers=0, diverging=True)
+    assert rows["method"].unique().tolist() == ["ours"]
+    assert rows["lr"].unique().tolist() == [spec.settings.lr]
     losses = rows.query("metric == 'validation_loss'").groupby("seed")["value"].last()
     assert rows["schedule"].unique().tolist() == ["gpt2-est"]
     assert 0 < losses[0] < 10
@@ -156,9 +162,9 @@ def test_a_run_that_diverges_stops_all_but_a_sweep_of_rates(spec, changed, tmp_p
 
 
 @pytest.mark.parametrize(("cpus", "workers", "threads"), [(8, 2, 4), (2, 2, 1), (1, 4, 1), (2, 0, 0)])
-def test_workers_share_the_cpus(monkeypatch, tmp_path, cpus, workers, threads):
+def test_workers_share_the_cpus(monkeypatch, cpus, workers, threads):
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
-    assert Sweep(specs=[], root=tmp_path, workers=workers).execution.threads == threads
+    assert module._execution(workers, "cpu").threads == threads
 
 
 @pytest.mark.parametrize(
