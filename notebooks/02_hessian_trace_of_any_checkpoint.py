@@ -220,6 +220,6 @@ home.cleanup()
 # making weights twice as large makes the trace four times as small and leaves the function as it was, and this number
 # does not change.
 #
-# **Verdict.** Where the trace is known, the estimate is that trace within its error, of every engine, and its error is
-# what it says (sections 1 and 2). Of the paper's claim that EST ends flatter one pair of short runs decides nothing: it
-# takes several seeds at equal loss, and notebook 07 has them.
+# **Verdict.** Where the trace is known, the estimate is that trace within its error, of every engine, and single probes
+# scatter as theory says (sections 1 and 2). Of the paper's claim that EST ends flatter one pair of short runs decides
+# nothing: it takes several seeds at equal loss, and notebook 07 has them.

@@ -7,11 +7,11 @@ all numbers that round to the printed one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from est_analysis.errors import InputError
 from est_analysis.models.families import FAMILIES
-from est_analysis.subnet.cost import Architecture, dense_architecture, find_architecture, schedule_cost
+from est_analysis.subnet.cost import Architecture, countings, dense_architecture, find_architecture, schedule_cost
 from est_analysis.subnet.schedule import Schedule, find_schedule
 
 from .book import Book, Entry, Interval, Printed, read_book
@@ -76,11 +76,6 @@ def _schedule(entry: Entry) -> tuple[Schedule, Architecture] | None:
     return find_schedule(name), find_architecture("tinyllama" if name.startswith("tinyllama") else "gpt2")
 
 
-def _countings(architecture: Architecture) -> list[Architecture]:
-    """The usual ways to count a layer's FLOPs: parameters alone, causal attention scores, all of them."""
-    return [replace(architecture, seq_len=0), replace(architecture, attention="causal"), architecture]
-
-
 def _range(values: Iterable[float]) -> Interval:
     found = list(values)
     return Interval(low=min(found), high=max(found))
@@ -96,7 +91,7 @@ def _saving(entry: Entry, book: Book) -> Recomputed:
     found = _schedule(entry)
     if found:
         plan, architecture = found
-        savings = _range(100 * schedule_cost(plan, sizes).paper_saving for sizes in _countings(architecture))
+        savings = _range(100 * schedule_cost(plan, sizes).paper_saving for sizes in countings(architecture))
         if entry.row == "MSG":
             yield savings, "eqs. 8-10, stages of section 4.1; with all to no attention scores"
         else:
@@ -115,7 +110,7 @@ def _staged_saving(book: Book) -> Interval:
     )
     first = book.find("section 4.1", "Staged Training", "steps of stage 1").value
     share = first / book.find("section 4.1", "GPT2", "training steps").value
-    pairs = zip(_countings(half), _countings(whole), strict=True)
+    pairs = zip(countings(half), countings(whole), strict=True)
     return _range(100 * share * (1 - small.mask_flops(None) / large.mask_flops(None)) for small, large in pairs)
 
 

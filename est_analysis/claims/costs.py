@@ -4,13 +4,10 @@ Exact: they follow from schedules, sizes and printed times. Their regions are th
 They were added after the other claims, when the registry was checked against the papers' text.
 """
 
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from est_analysis.errors import InputError
 
@@ -28,16 +25,9 @@ def _exact(low: float, high: float, unit: str, detail: str) -> Measured:
 
 
 def _countings(model: str) -> list[Any]:
-    """A published architecture with all, half and none of its attention scores counted: EST does not say which."""
-    from est_analysis.subnet.cost import find_architecture
+    from est_analysis.subnet.cost import countings, find_architecture
 
-    whole = find_architecture(model)
-    return [whole, replace(whole, attention="causal"), replace(whole, seq_len=0)]
-
-
-def _without_runs(evidence: Any) -> None:
-    if isinstance(evidence, pd.DataFrame):
-        raise NotMeasured("it follows from a schedule or from printed numbers, not from runs: est flops, est audit")
+    return countings(find_architecture(model))
 
 
 def _printed(book: "Book", table: str, row: str, column: str) -> Any:
@@ -50,7 +40,6 @@ def _printed(book: "Book", table: str, row: str, column: str) -> Any:
 
 def total_saving(evidence: Any, *, schedule: str, model: str) -> Measured:
     """Share of all matrix-product FLOPs that a schedule saves, the LM head included, over the ways to count."""
-    _without_runs(evidence)
     from est_analysis.subnet.cost import schedule_cost
     from est_analysis.subnet.schedule import find_schedule
 
@@ -62,7 +51,6 @@ def total_saving(evidence: Any, *, schedule: str, model: str) -> Measured:
 
 def room_for_speed_up(evidence: Any, *, schedule: str, model: str, table: str) -> Measured:
     """Speed-up that all FLOPs allow minus the printed one, over the ways to count and the printed one's rounding."""
-    _without_runs(evidence)
     from est_analysis.subnet.cost import schedule_cost
     from est_analysis.subnet.schedule import find_schedule
 
@@ -75,7 +63,6 @@ def room_for_speed_up(evidence: Any, *, schedule: str, model: str, table: str) -
 
 def half_the_heads(evidence: Any, *, model: str) -> Measured:
     """Cost of attention with half of the query heads over that with all, over the ways to count and to sample."""
-    _without_runs(evidence)
     shares = []
     for sizes in _countings(model):
         heads, groups = sizes.num_heads, sizes.num_kv_heads
@@ -89,7 +76,6 @@ def half_the_heads(evidence: Any, *, model: str) -> Measured:
 
 def saving_above(evidence: Any, *, schedule: str, other: str, model: str) -> Measured:
     """Layer FLOPs that one schedule saves minus what another does, in percentage points, over the ways to count."""
-    _without_runs(evidence)
     from est_analysis.subnet.cost import schedule_cost
     from est_analysis.subnet.schedule import find_schedule
 
@@ -112,7 +98,6 @@ def _module_speed_ups(book: "Book", table: str, module: str) -> list[tuple[str, 
 
 def growth_with_micro_batch(evidence: Any, *, table: str, module: str) -> Measured:
     """Smallest step of the printed GPU speed-up of a module from one micro-batch to the next, with its rounding."""
-    _without_runs(evidence)
     found = _module_speed_ups(evidence, table, module)
     steps = [(after.low - before.high, after.high - before.low) for (_, before), (_, after) in pairwise(found)]
     low, high = min(steps)

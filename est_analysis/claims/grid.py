@@ -24,17 +24,17 @@ _EST, _RAPTR = "EST, arXiv 2406.06962", "RaPTr, arXiv 2402.05913"
 _FULL = "no more than 0.01 nats above the full model's"
 
 
-def of_family(frame: pd.DataFrame, family: str, budget: float = 1.0) -> pd.DataFrame:
-    """The rows of one family at one budget of steps.
+def of_family(frame: pd.DataFrame, family: str) -> pd.DataFrame:
+    """The rows of one family at the common budget of steps.
 
     Raises:
         NotMeasured: the frame is of no grid, or has no such rows.
     """
     if not {"family", "budget"} <= set(frame.columns):
         raise NotMeasured("the runs are not those of a grid: est run grid makes them")
-    rows = frame[(frame["family"] == family) & (frame["budget"] == budget)]
+    rows = frame[(frame["family"] == family) & (frame["budget"] == 1)]
     if rows.empty:
-        raise NotMeasured(f"no run of family '{family}' at {budget:g} times the steps")
+        raise NotMeasured(f"no run of family '{family}'")
     return rows
 
 

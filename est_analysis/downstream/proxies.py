@@ -46,7 +46,7 @@ SMOKE = Sizes(
 )
 
 
-def library_fine_tuning(subject: Subject, *, train: int, test: int, epochs: int, lr: float, seed: int = 0) -> Score:
+def library_fine_tuning(subject: Subject, *, train: int, test: int, epochs: int, lr: float) -> Score:
     """Which package a window of source is from, the whole checkpoint fine-tuned for a fixed number of steps.
 
     It starts from a linear probe of the frozen checkpoint: in so few steps a random head would be all that learns.
@@ -57,7 +57,6 @@ def library_fine_tuning(subject: Subject, *, train: int, test: int, epochs: int,
         test: windows of each, of other files, to test on.
         epochs: passes over them.
         lr: the highest.
-        seed: of the head and the order of examples.
     """
     length = 8 * subject.window
     examples, labels = encode_snippets(subject, snippets("train", train, length))
@@ -68,7 +67,7 @@ def library_fine_tuning(subject: Subject, *, train: int, test: int, epochs: int,
         outputs=len(packages()),
         loss=F.cross_entropy,
         how=FineTuning(lr=lr, epochs=epochs, pool="mean", probe_first=True),
-        seed=seed,
+        seed=0,
     )
     tested = snippets("validation", test, length)
     examples, labels = encode_snippets(subject, tested)

@@ -28,12 +28,6 @@ OTHER_FILES: dict[str, OtherFile] = {
         file="learning_rates.csv", command="est run reproduce --scale rates", written="rates.csv"
     ),
     "grid-rates": OtherFile(file="grid_rates.csv", command="est run grid --scale rates", written="rates.csv"),
-    "ablation-rates": OtherFile(
-        file="ablation_rates.csv", command="est run est-ablations --scale rates", written="rates.csv"
-    ),
-    "raptr-ablation-rates": OtherFile(
-        file="raptr_ablation_rates.csv", command="est run raptr-ablations --scale rates", written="rates.csv"
-    ),
     "longer-pair": OtherFile(
         file="longer_pair.csv",
         command="est train --corpus python --preset tiny --seed 0 --steps 6000 --lr 2e-3 --method METHOD",

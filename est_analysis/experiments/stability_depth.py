@@ -131,14 +131,11 @@ def run_id(settings: DepthSettings, variant: str, seed: int) -> str:
     return name_of_random_net(sizes, variant, seed, numerics=NUMERICS_VERSION)
 
 
-def measure_stability_depth(
-    settings: DepthSettings, *, on_net: Callable[[str, int], None] = lambda variant, seed: None
-) -> pd.DataFrame:
+def measure_stability_depth(settings: DepthSettings) -> pd.DataFrame:
     """Measures every variant with every seed.
 
     Args:
         settings: sizes and seeds.
-        on_net: told the variant and the seed after each net.
 
     Returns:
         Tidy rows: `method` is the variant, `step` the depth L; `mean_psi` at every depth, `psi_<l>` at one.
@@ -158,7 +155,6 @@ def measure_stability_depth(
                 raise InputError(f"'{variant}' with seed {seed} gives a Psi that is not finite; use smaller depths")
             name = run_id(settings, variant, seed)
             rows += [(name, variant, "", seed, depth, metric, value) for depth, metric, value in metrics]
-            on_net(variant, seed)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

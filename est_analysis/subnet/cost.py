@@ -254,6 +254,11 @@ PUBLISHED_ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def countings(architecture: Architecture) -> list[Architecture]:
+    """`architecture` with all, half and none of its attention scores counted: EST does not say which it does."""
+    return [architecture, replace(architecture, attention="causal"), replace(architecture, seq_len=0)]
+
+
 def find_architecture(name: str) -> Architecture:
     """The published architecture called `name`.
 

@@ -22,7 +22,9 @@ from est_analysis.train.settings import Settings
 PUBLISHED = Path(__file__).parents[2] / "paper_figures" / "data" / "published.csv"
 PRINTED = {name: claim for name, claim in CLAIMS.items() if name.startswith("est.printed-")}
 ONE = {
-    name: claim for name, claim in PRINTED.items() if "how" in claim.check.keywords or "unit" in claim.check.keywords
+    name: claim
+    for name, claim in PRINTED.items()
+    if "how" in claim.check.args[0].keywords or "unit" in claim.check.args[0].keywords
 }
 PAPER_SCALE = {name: claim for name, claim in CLAIMS.items() if claim.recipe == "paper-scale"}
 
@@ -42,7 +44,7 @@ def verdict(name, book):
 
 
 def places(claim):
-    at = claim.check.keywords["at"]
+    at = claim.check.args[0].keywords["at"]
     return {at} if isinstance(at[0], str) else set(at)
 
 
@@ -85,7 +87,7 @@ def test_by_hand(name, book):
 
 @pytest.mark.parametrize("name", ONE)
 def test_a_region_is_what_rounds_to_the_printed_number(name, findings):
-    words = ONE[name].check.keywords
+    words = ONE[name].check.args[0].keywords
     printed = {one.printed for one in findings if (one.locus, one.row, one.column) == words["at"]}
     (rounded,) = (one.rounded for one in printed)
     size = words.get("size", 1.0)
@@ -95,7 +97,7 @@ def test_a_region_is_what_rounds_to_the_printed_number(name, findings):
 @pytest.mark.parametrize("name", PRINTED)
 def test_the_verdict_is_the_audits(name, book, findings):
     claim = PRINTED[name]
-    how = claim.check.keywords.get("how", "")
+    how = claim.check.args[0].keywords.get("how", "")
     agree = [one.agrees for one in findings if (one.locus, one.row, one.column) in places(claim) and how in one.how]
     assert verdict(name, book).verdict == ("supported" if all(agree) else "refuted")
 
