@@ -229,9 +229,12 @@ with pd.option_context("display.max_colwidth", None):
 # ## 7. Verdict
 
 # %%
-found.insert(0, "statement", [CLAIMS[name].statement for name in found.index])
+scales = {"quick": found, "report": measured}
+table = pd.concat({scale: one[["effect", "interval", "verdict"]] for scale, one in scales.items()}, axis=1)
+table.insert(0, ("", "statement"), [CLAIMS[name].statement for name in table.index])
+table.insert(1, ("", "unit"), found["unit"])
 with pd.option_context("display.max_colwidth", None):
-    display(found[["statement", "effect", "interval", "unit", "verdict"]])
+    display(table.fillna(""))
 
 # %% [markdown]
 # **Verdict.** At `quick` scale (600 steps, three seeds) of 28 claims three are *supported* (without 1/p flatter

@@ -34,7 +34,7 @@ def of_family(frame: pd.DataFrame, family: str) -> pd.DataFrame:
         raise NotMeasured("the runs are not those of a grid: est run grid makes them")
     rows = frame[(frame["family"] == family) & (frame["budget"] == 1)]
     if rows.empty:
-        raise NotMeasured(f"no run of family '{family}'")
+        raise NotMeasured(f"no run of family '{family}' at the common budget")
     return rows
 
 

@@ -65,12 +65,12 @@ def test_the_frontier_is_a_line_in_the_logarithm_of_the_flops(method):
     ("frame", "missing"),
     [
         (grid_frame(families=("llama",)), "no run of family 'gpt2'"),
-        (grid_frame(budgets=(2.0,)), "no run of family 'gpt2'"),
+        (grid_frame(budgets=(2.0,)), "no run of family 'gpt2' at the common budget"),
         (tidy_frame(), "not those of a grid"),
     ],
 )
 def test_what_is_missing_is_untested(frame, missing):
-    if missing.endswith("times"):
+    if missing.endswith("budget"):
         frame = frame[frame["budget"] != 1]
     found = verdict("grid.est-short.gpt2", frame)
     assert found.verdict == "untested"
