@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from .claim import Claim, Measured, NotMeasured
-from .statistics import common_seeds, final_pair, geometric_mean, over_seeds, runs_of, speed_up, transitions
-from .transition_losses import transition_falls
+from .statistics import final_pair, geometric_mean, over_seeds, speed_up, transitions
+from .transition_losses import full_loss_changes, transition_falls
 
 
 def final_loss_gap(frame: pd.DataFrame, ours: str, theirs: str = "full") -> Measured:
@@ -65,16 +65,7 @@ def beside_the_full_model(claim: Claim, method: str) -> Claim:
 
 def transition_jump(frame: pd.DataFrame, method: str) -> Measured:
     """Full-model validation loss in the row after a transition minus that at it: the largest of a run's transitions."""
-    losses, steps = runs_of(frame, method, "validation_loss"), transitions(frame, method)
-    jumps = {}
-    for seed in common_seeds(losses, steps):
-        loss = losses[seed]
-        if not set(steps[seed]) <= set(loss.index):
-            raise NotMeasured(f"validation_loss of '{method}' was not recorded at every transition")
-        jumps[seed] = {
-            step: loss[loss.index > step].iloc[0] - loss[step] for step in steps[seed] if step < loss.index[-1]
-        }
-    per_seed = pd.DataFrame(jumps).T
+    per_seed = full_loss_changes(frame, method, transitions(frame, method))
     each = ", ".join(f"{change:+.4f} at step {step}" for step, change in per_seed.mean().items())
     detail = f"mean over seeds at each transition: {each}; the effect is the largest of a run"
     return over_seeds(per_seed.max(axis=1), unit="nats", detail=detail)

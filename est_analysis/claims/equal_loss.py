@@ -195,7 +195,7 @@ def logs_at_decayed_ends(rows: pd.DataFrame, half: str, whole: str) -> pd.DataFr
 # For figures ----------------------------------------------------------------------------------------------------------
 
 
-def flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+def log_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """Log of every method's trace over the full model's at equal loss, and of parts of EST's, as the claims read it.
 
     Returns:
@@ -220,7 +220,7 @@ def flatness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _comparisons(rows: pd.DataFrame) -> Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]:
-    """(what, method, what reads its logarithms) of everything that `flatness_ratios` has of a language."""
+    """(what, method, what reads its logarithms) of everything that `log_ratios` has of a language."""
 
     def read(method: str, metrics: tuple[str, ...], theirs: str = "full") -> Callable[[], pd.DataFrame]:
         return lambda: logs_at_equal_loss(rows, method, theirs, metrics)

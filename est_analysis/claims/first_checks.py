@@ -13,7 +13,7 @@ from est_analysis.theory.sampling_penalty import factorised_penalty, mask_covari
 
 from .claim import Measured, NotMeasured
 from .statistics import common_seeds, final, final_pair, over_seeds, runs_of
-from .transition_losses import means, sizes, subnet_changes
+from .transition_losses import full_loss_changes, means, sizes, subnet_changes
 
 UNITS = {"digits": "nats", "polynomial": "of the variance"}
 KNOWING_NOTHING = {"digits": log(10), "polynomial": 1.0}  # the loss of a constant guess
@@ -92,19 +92,10 @@ def jump_gap(frame: pd.DataFrame, task: str, one: tuple[str, str], other: tuple[
 def full_jump(frame: pd.DataFrame, task: str, net: str, method: str) -> Measured:
     """Full net's held-out loss at the evaluation after a transition minus that at it: the largest of a run's."""
     rows = of_net(frame, task, net)
-    losses, ends = runs_of(rows, method, "validation_loss"), transitions_of(rows, method)
-    jumps = {}
-    for seed in common_seeds(losses, ends):
-        loss = losses[seed]
-        jumps[seed] = max(float(loss[loss.index > step].iloc[0] - loss[step]) for step in ends[seed])
-    return over_seeds(pd.Series(jumps), unit=UNITS[task], detail="largest of a run's transitions, next evaluation")
-
-
-def transitions_of(rows: pd.DataFrame, method: str) -> dict[int, list[int]]:
-    """The steps at which each seed's subnetwork was measured on both sides of a transition."""
-    return {
-        seed: [int(step) for step in run.index] for seed, run in runs_of(rows, method, "subnet_loss_before").items()
-    }
+    # The subnetwork was measured on both sides of each.
+    transitions = {seed: list(run.index) for seed, run in runs_of(rows, method, "subnet_loss_before").items()}
+    jumps = full_loss_changes(rows, method, transitions).max(axis=1)
+    return over_seeds(jumps, unit=UNITS[task], detail="largest of a run's transitions, next evaluation")
 
 
 # Linear nets ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 The curve's comes with the noise of the windows that it is read from; the subnetwork's is of the same weights.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -37,6 +39,26 @@ def excess_fall(loss: pd.Series, step: int) -> float:
     Windows may differ in length, so the line runs through their centres.
     """
     return _windows(loss, step)[0]
+
+
+def full_loss_changes(frame: pd.DataFrame, method: str, at: Mapping[int, Sequence[int]]) -> pd.DataFrame:
+    """Full-model validation loss at the evaluation after a transition minus that at it: seed by step.
+
+    Args:
+        frame: tidy rows.
+        method: whose.
+        at: the steps of the transitions of each seed; one after which nothing was evaluated is left out.
+    """
+    losses = runs_of(frame, method, "validation_loss")
+    changes = {}
+    for seed in common_seeds(losses, dict(at)):
+        loss = losses[seed]
+        if not set(at[seed]) <= set(loss.index):
+            raise NotMeasured(f"validation_loss of '{method}' was not recorded at every transition")
+        changes[seed] = {
+            step: loss[loss.index > step].iloc[0] - loss[step] for step in at[seed] if step < loss.index[-1]
+        }
+    return pd.DataFrame(changes).T
 
 
 def transition_falls(frame: pd.DataFrame, method: str, *, beside: str = "") -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -90,7 +90,7 @@ def _reproduce(
     from est_analysis.experiments.study import Request
     from est_analysis.report.build import build_report, check_folder, judged
     from est_analysis.report.layouts import SWEEP, find_layout
-    from est_analysis.report.tables import claims_table
+    from est_analysis.report.tables import claims_frame
 
     study, console = find_study(name), Console(stderr=True, quiet=as_json)
     check_folder(out)
@@ -113,7 +113,7 @@ def _reproduce(
     swept = _swept(frame) if find_layout(study.name, scale) is SWEEP else {}
     claims, verdicts = judged(frame, study.name, scale)
     if as_json:
-        table = json.loads(claims_table(claims, verdicts).to_json(orient="records"))
+        table = json.loads(claims_frame(claims, verdicts).to_json(orient="records"))
         print(json.dumps({"report": str(page), **context, **swept, "claims": table}, indent=1))
         return
     pairs = zip(claims, verdicts, strict=True)

@@ -9,7 +9,7 @@ from est_analysis.claims.equal_loss import of_corpus
 from est_analysis.claims.est_downstream import SCORES
 from est_analysis.claims.statistics import over_seeds
 
-from .asked import Printed
+from .cells import PrintedTable
 from .data import DataFolder
 from .est_tables import FULL_SIZE, PAPER
 from .table import Cell, Table, measured
@@ -46,7 +46,7 @@ def table7(data: DataFolder) -> Table:
 
 def _scores(data: DataFolder, table: str, *, title: str, note: str) -> Table:
     published, rows = data.published, data.find("flatness", data.scales("flatness")[-1])
-    printed, cells = Printed(published, "EST", table), {}
+    printed, cells = PrintedTable(published, "EST", table), {}
     for row in published.rows("EST", table):
         for column in published.columns("EST", table):
             why = "" if column == "saving FLOPs" else FULL_SIZE

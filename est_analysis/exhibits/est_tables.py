@@ -12,7 +12,7 @@ from est_analysis.claims.equal_loss import CORPORA
 from est_analysis.claims.est import flatness
 from est_analysis.claims.flatness_checks import at_equal_loss
 
-from .asked import DIFFERENCE, SEEDS_NOTE, SMALL_NOTE, Printed, final_mean, of_the_family, saved
+from .cells import DIFFERENCE, SEEDS_NOTE, SMALL_NOTE, PrintedTable, final_mean, of_the_family, saved
 from .data import DataFolder, Rows
 from .table import Cell, Table, exact, measured
 
@@ -34,7 +34,7 @@ def table1(data: DataFolder) -> Table:
     shares = [stage.paper / cost.full.paper for stage in cost.stages]
     sums = {"Total": (sum(shares), float(len(shares))), "Saving": (len(shares) - sum(shares), 0.0)}
     rows = {f"Stage {number}": (share, 1.0) for number, share in enumerate(shares, start=1)} | sums
-    printed, cells = Printed(data.published, "EST", "1"), {}
+    printed, cells = PrintedTable(data.published, "EST", "1"), {}
     for row, costs in rows.items():
         for who, value in zip(("EST", "the original"), costs, strict=True):
             column = f"cost of {who} (r N_L (C_H + C_M))"
@@ -55,7 +55,7 @@ def table2(data: DataFolder) -> Table:
     """Main results on GPT-2, beside the grid's GPT-2 (losses, savings) and `reproduce` (speed-up)."""
     # Of the longer runs no step times are kept: the machine did other work beside them.
     grid, times = of_the_family(data, "gpt2"), data.find("reproduce", data.scales("reproduce")[-1])
-    printed, cells = Printed(data.published, "EST", "2"), {}
+    printed, cells = PrintedTable(data.published, "EST", "2"), {}
     methods = {"Original": "full", "Staged Training": "staged", "MSG": "msg", "EST": "est"}
     for row, method in (methods | {"full model, shorter (ours)": "short"}).items():
         text = partial(printed.at, row)
@@ -124,7 +124,7 @@ def table3(data: DataFolder) -> Table:
     """EST's schedules on GPT-2, beside those of `est-ablations`; beside the grid's where these are not there yet."""
     rows = data.find("est-ablations")
     grid = of_the_family(data, "gpt2")
-    printed, cells = Printed(data.published, "EST", "3"), {}
+    printed, cells = PrintedTable(data.published, "EST", "3"), {}
     for row, method in SCHEDULES.items():
         known = rows.frame is None and grid.frame is not None and (grid.frame["method"] == method).any()
         of = grid if known else rows
@@ -144,7 +144,7 @@ def table3(data: DataFolder) -> Table:
 def table4(data: DataFolder) -> Table:
     """Main results on TinyLlama, beside the grid's Llama."""
     grid = of_the_family(data, "llama")
-    printed, cells = Printed(data.published, "EST", "4"), {}
+    printed, cells = PrintedTable(data.published, "EST", "4"), {}
     for row, method in {"Original": "full", "EST": "est", "full model, shorter (ours)": "short"}.items():
         text = partial(printed.at, row)
         cells[row, "wall clock time (hours)"] = Cell(**text("wall clock time (hours)"), why=_HOURS)
@@ -166,7 +166,7 @@ def table4(data: DataFolder) -> Table:
 
 def table5(data: DataFolder) -> Table:
     """The trace of the loss Hessian: of `reproduce` at the end of training, of `flatness` at equal loss."""
-    rows, printed, cells = data.find("reproduce"), Printed(data.published, "EST", "5"), {}
+    rows, printed, cells = data.find("reproduce"), PrintedTable(data.published, "EST", "5"), {}
     trace = "Hessian trace"
     for row, method in {"Original": "full", "EST": "est"}.items():
         cells[row, "loss"] = measured(rows, partial(final_mean, method=method), **printed.at(row, "loss"))

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from est_analysis import plots
 from est_analysis.claims import Measured, NotMeasured, final
 from est_analysis.claims.checks import transition_drop
-from est_analysis.claims.equal_loss import flatness_ratios, of_corpus, traces_by_part
+from est_analysis.claims.equal_loss import log_ratios, of_corpus, traces_by_part
 from est_analysis.claims.est_downstream import ALONG, telling
 from est_analysis.claims.raptr_stability import depth_exponent, predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
 from . import own_tables
-from .asked import of_the_family
+from .cells import of_the_family
 from .data import DataFolder
 from .est_tables import SCHEDULES
 from .raptr_tables import EXPONENT, THEORY
@@ -126,7 +126,7 @@ def est_flatness(data: DataFolder) -> Figures:
     frame, *longer = data.lengths("flatness")
     rows = {"full": "Original", "est": "EST"}
     traces = {method: data.published.value("EST", "5", row, "Hessian trace") for method, row in rows.items()}
-    ratios = [*map(flatness_ratios, (frame, *longer))]
+    ratios = [*map(log_ratios, (frame, *longer))]
     figures: dict[str, Figure | Table] = {
         "est_flatness": plots.flatness_along_training(frame),
         "est_flatness_ratios": plots.flatness_ratios(ratios[:1], traces),

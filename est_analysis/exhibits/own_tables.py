@@ -11,11 +11,11 @@ from est_analysis.claims.grid import FAMILIES, of_family
 from est_analysis.claims.statistics import geometric_mean, over_seeds
 from est_analysis.plots import in_order, method_style
 
-from .asked import final_mean, saved
+from .cells import final_mean, saved
 from .table import Cell, Table, exact
 
 _INTERVALS = "means over seeds with 95 % t intervals"
-# What `flatness_ratios` calls what it compares -> what stands in the table, in its order; methods are in between.
+# What `log_ratios` calls what it compares -> what stands in the table, in its order; methods are in between.
 _AT_EQUAL_LOSS = {
     "whole model": "{}",
     "both decayed": "{}, both decayed",
@@ -100,7 +100,7 @@ def traces_at_equal_loss(ratios: Iterable[pd.DataFrame]) -> Table:
     """One row a comparison, one column a language and length of training: traces over the full model's.
 
     Args:
-        ratios: of `flatness_ratios` each, the shortest training first.
+        ratios: of `log_ratios` each, the shortest training first.
     """
     rows = pd.concat(ratios)
     counts = rows.groupby("steps")["seed"].nunique().items()

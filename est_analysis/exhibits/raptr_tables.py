@@ -9,7 +9,7 @@ from est_analysis.claims.checks import final_loss_gap
 from est_analysis.claims.raptr_stability import depth_exponent
 from est_analysis.claims.statistics import over_seeds
 
-from .asked import DIFFERENCE, SEEDS_NOTE, SMALL_NOTE, Printed, final_mean, of_the_family
+from .cells import DIFFERENCE, SEEDS_NOTE, SMALL_NOTE, PrintedTable, final_mean, of_the_family
 from .data import DataFolder
 from .table import Cell, Table, measured
 
@@ -31,7 +31,7 @@ def flops_ratio(frame: pd.DataFrame, *, method: str) -> Measured:
 
 def bert(data: DataFolder) -> Table:
     """BERT-base, beside the grid's pre-norm BERT."""
-    grid, printed = of_the_family(data, "megatron-bert"), Printed(data.published, "RaPTr", BERT)
+    grid, printed = of_the_family(data, "megatron-bert"), PrintedTable(data.published, "RaPTr", BERT)
     methods = {
         "Original": "full",
         "RaPTr 6-8-10-12": "raptr",
@@ -64,7 +64,7 @@ def bert(data: DataFolder) -> Table:
 
 def ul2(data: DataFolder) -> Table:
     """UL2-1.6B, beside the grid's T5, which is trained on UL2's mixture of denoisers."""
-    grid, printed = of_the_family(data, "t5"), Printed(data.published, "RaPTr", UL2)
+    grid, printed = of_the_family(data, "t5"), PrintedTable(data.published, "RaPTr", UL2)
     row = "RaPTr"
     cells = {
         (row, "perplexity"): Cell(**printed.at(row, "perplexity"), why="see the loss"),
@@ -87,7 +87,7 @@ def ul2(data: DataFolder) -> Table:
 
 def exponents(data: DataFolder) -> Table:
     """How the gap of a stage transition falls with depth: C L^-c, beside nets at initialisation."""
-    rows, printed = data.find("stability-vs-depth"), Printed(data.published, "RaPTr", THEORY)
+    rows, printed = data.find("stability-vs-depth"), PrintedTable(data.published, "RaPTr", THEORY)
     variants = {"residual + layer norm": "residual+norm", "no layer norm": "residual", "no residual": "norm"}
     cells = {
         (row, EXPONENT): measured(rows, partial(depth_exponent, method=method), **printed.at(row, EXPONENT), form=".3f")

@@ -9,7 +9,7 @@ import pandas as pd
 from est_analysis.claims import Measured, NotMeasured
 from est_analysis.subnet.schedule import find_schedule
 
-from .asked import Printed
+from .cells import PrintedTable
 from .data import DataFolder, Rows
 from .est_tables import PAPER
 from .published import Published
@@ -83,7 +83,7 @@ def _speed_up(stages: list[float], schedule: str) -> float:
 
 def _table(data: DataFolder, table: str, family: str, *, title: str, schedule: str) -> Table:
     rows, published = _of_family(data.find("step-times"), family), data.published
-    printed = Printed(published, "EST", table)
+    printed = PrintedTable(published, "EST", table)
     modes = (
         sorted(rows.frame["mode"].unique(), key=["eager", "compiled"].index) if rows.frame is not None else ["eager"]
     )

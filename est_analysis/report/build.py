@@ -16,7 +16,7 @@ from est_analysis.errors import InputError
 
 from .layouts import SWEEP, Illustration, find_layout
 from .rates import sweep_losses
-from .tables import claims_table, effect_text
+from .tables import claims_frame, effect_text
 
 
 def build_report(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path | str) -> Path:
@@ -99,7 +99,7 @@ def _write(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path) -> Non
     }
     rows = frame.sort_values(["method", "seed", "run_id", "metric", "step"], kind="stable")
     rows.to_csv(folder / "rows.csv", index=False)
-    claims_table(claims, verdicts).to_csv(folder / "claims.csv", index=False)
+    claims_frame(claims, verdicts).to_csv(folder / "claims.csv", index=False)
     if layout is SWEEP:
         sweep_losses(frame).to_csv(folder / "rates.csv", index=False)
     for name in ("report.md", "report.html"):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from est_analysis import plots
 from est_analysis.claims import Verdict
-from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
+from est_analysis.claims.equal_loss import log_ratios, traces_by_part
 from est_analysis.claims.raptr_stability import predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
@@ -320,7 +320,7 @@ _FLATNESS = Layout(
             title="Ratios at equal loss",
             caption="Trace over the full model's at equal loss: means, 95 % intervals and seeds (ticks). Left of the "
             "line is flatter than the full model. A row at one rate is over the full model at EST's rate.",
-            draw=lambda frame: plots.flatness_ratios([flatness_ratios(frame)]),
+            draw=lambda frame: plots.flatness_ratios([log_ratios(frame)]),
         ),
         Illustration(
             name="table_5",

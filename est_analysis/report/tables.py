@@ -58,7 +58,7 @@ def effect_text(verdict: Verdict) -> str:
     return f"{verdict.effect:.4g}{interval} {verdict.unit}"
 
 
-def claims_table(claims: Iterable[Claim], verdicts: Iterable[Verdict]) -> pd.DataFrame:
+def claims_frame(claims: Iterable[Claim], verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """One row a claim with numbers as numbers, for `claims.csv`."""
     columns = (
         "id", "paper", "locus", "statement", "threshold", "effect", "low", "high", "unit", "verdict", "seeds", "scale",

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from est_analysis.claims import CLAIMS, judge
-from est_analysis.exhibits.asked import DIFFERENCE
+from est_analysis.exhibits.cells import DIFFERENCE
 from est_analysis.exhibits.data import DataFolder
 from est_analysis.exhibits.est_tables import table5
 from est_analysis.exhibits.raptr_tables import EXPONENT

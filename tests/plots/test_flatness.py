@@ -10,7 +10,7 @@ import pytest
 
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
-from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
+from est_analysis.claims.equal_loss import log_ratios, traces_by_part
 from est_analysis.claims.est_flatness import CLAIMS as ON_FLATNESS
 
 TESTS = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def test_every_checkpoint_with_its_loss_and_sums_of_groups():
 @pytest.mark.parametrize("corpus", ["text", "hmm"])
 def test_ratios_are_what_the_claims_judge(method, what, claim, corpus):
     frame = flatness_frame(ends={"est": 2.13})  # below the full model's end: both sides are interpolated
-    ratios = flatness_ratios(frame)
+    ratios = log_ratios(frame)
     values = ratios.query("method == @method and what == @what and corpus == @corpus")["value"]
     assert len(values) == 3
     expected = judge([CLAIMS[f"est.flatness.{claim}.{corpus}"]], frame, "quick")[0].effect
@@ -61,11 +61,11 @@ def test_ratios_are_what_the_claims_judge(method, what, claim, corpus):
 )
 def test_decayed_ratios_are_what_the_claims_judge(what, claim):
     frame = flatness_frame(effects={"full/half": (0.1, 0.1, 0.1), "full/est-rate": (0.3, 0.3, 0.3)})
-    ratios = flatness_ratios(frame)
+    ratios = log_ratios(frame)
     values = ratios.query("what == @what and corpus == 'text'")["value"]
     assert len(values) == 3
     assert values.mean() == pytest.approx(judge([CLAIMS[f"est.flatness.{claim}.text"]], frame, "quick")[0].effect)
-    outside = flatness_ratios(flatness_frame(ends={"est": 2.9}))
+    outside = log_ratios(flatness_frame(ends={"est": 2.9}))
     assert what not in set(outside["what"])
 
 
@@ -73,7 +73,7 @@ def test_a_trace_lost_in_noise_takes_its_row_out_and_no_other():
     frame = flatness_frame(effects={"full/half": (0.1, 0.1, 0.1)})
     lost = (frame["method"] == "full/half") & (frame["metric"] == "hessian_trace") & (frame["seed"] == 1)
     frame.loc[lost & (frame["corpus"] == "hmm"), "value"] = -20.0
-    ratios = flatness_ratios(frame)
+    ratios = log_ratios(frame)
     of_both = ratios[ratios["what"] == "both decayed"]
     assert of_both["corpus"].tolist() == ["text"] * 3, "not the two seeds whose trace can be read"
     assert len(ratios[ratios["what"] == "one rate, both decayed"]) == 6
@@ -81,7 +81,7 @@ def test_a_trace_lost_in_noise_takes_its_row_out_and_no_other():
 
 
 def test_what_cannot_be_read_is_left_out():
-    ratios = flatness_ratios(flatness_frame(ends={"est": 4.5}))
+    ratios = log_ratios(flatness_frame(ends={"est": 4.5}))
     whole = ratios[ratios["what"] == "whole model"]
     assert "est" not in set(whole.loc[whole["corpus"] == "text", "method"])
     assert "dropout" in set(whole["method"])
@@ -102,7 +102,7 @@ def test_bars_sum_to_the_traces_at_equal_loss():
 
 def test_figures_hold_every_method_and_the_printed_ratio():
     frame, published = flatness_frame(), {"full": 11763.0, "est": 2510.0}
-    along, ratios = plots.flatness_along_training(frame), plots.flatness_ratios([flatness_ratios(frame)], published)
+    along, ratios = plots.flatness_along_training(frame), plots.flatness_ratios([log_ratios(frame)], published)
     assert len(along.axes) == 8
     for ax in along.axes:
         assert {line.get_gid() for line in ax.lines} == {f"mean:{method}" for method in ALONG}
@@ -135,13 +135,11 @@ def test_the_script_draws_all_from_a_folder_of_data(tmp_path, capsys):
 def test_a_frame_of_one_language_and_no_published_values():
     frame = flatness_frame(corpora=("hmm",))
     assert len(plots.flatness_along_training(frame).axes) == 4
-    assert (
-        len(plots.flatness_ratios([flatness_ratios(frame)]).axes) == len(plots.table_5(traces_by_part(frame)).axes) == 1
-    )
+    assert len(plots.flatness_ratios([log_ratios(frame)]).axes) == len(plots.table_5(traces_by_part(frame)).axes) == 1
 
 
 def test_a_frame_of_another_recipe_is_refused():
-    for draw in (plots.flatness_along_training, flatness_ratios, traces_by_part):
+    for draw in (plots.flatness_along_training, log_ratios, traces_by_part):
         with pytest.raises(ValueError, match="no column corpus"):
             draw(tidy_frame())
 
@@ -149,7 +147,7 @@ def test_a_frame_of_another_recipe_is_refused():
 def test_lengths_stand_side_by_side_with_what_all_of_them_have():
     short = flatness_frame()
     longer = short[~short["method"].isin(["dropout", "raptr"])].assign(step=short["step"] * 4)
-    figure = plots.flatness_ratios([flatness_ratios(short), flatness_ratios(longer)])
+    figure = plots.flatness_ratios([log_ratios(short), log_ratios(longer)])
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == [
         f"{name}, {steps} steps" for name in plots.flatness.CORPORA.values() for steps in ("600", "2,400")
@@ -167,5 +165,5 @@ def test_thinned_rows_give_the_same_verdicts_and_figures():
     claims = ON_FLATNESS.values()
     for whole, part in zip(judge(claims, frame, "quick"), judge(claims, thinned, "quick"), strict=True):
         assert (part.verdict, part.effect) == (whole.verdict, pytest.approx(whole.effect, abs=1e-4))
-    for summarise in (plots.summarise_flatness, flatness_ratios, traces_by_part):
+    for summarise in (plots.summarise_flatness, log_ratios, traces_by_part):
         assert len(summarise(thinned)) == len(summarise(frame))

@@ -22,7 +22,7 @@ SMALL_NOTE = (
 )
 
 
-class Printed:
+class PrintedTable:
     """The printed texts of one table, for its cells."""
 
     def __init__(self, published: Published, paper: str, table: str) -> None:
