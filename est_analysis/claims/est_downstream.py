@@ -152,14 +152,20 @@ def checkpoints(frame: pd.DataFrame) -> pd.DataFrame:
     return whole[["method", "seed", "step", "loss", "score", "log_trace"]]
 
 
-def partial_correlation(points: pd.DataFrame) -> float:
-    """Correlation of score and log trace once what a parabola in the loss tells of each is taken away."""
+def beyond_the_loss(points: pd.DataFrame) -> pd.DataFrame:
+    """`points` of one seed, and what a parabola in the loss leaves of both: score_left, log_trace_left."""
     loss = points["loss"].to_numpy()
     base = np.vander((loss - loss.mean()) / (loss.std() or 1.0), 3)
-    left = [
-        column - base @ np.linalg.lstsq(base, column, rcond=None)[0]
-        for column in (points[name].to_numpy() for name in ("score", "log_trace"))
-    ]
+    left = {
+        f"{name}_left": points[name] - base @ np.linalg.lstsq(base, points[name], rcond=None)[0]
+        for name in ("score", "log_trace")
+    }
+    return points.assign(**left)
+
+
+def partial_correlation(points: pd.DataFrame) -> float:
+    """Correlation of score and log trace once what a parabola in the loss tells of each is taken away."""
+    left = beyond_the_loss(points)[["score_left", "log_trace_left"]].to_numpy().T
     if min(np.std(part) for part in left) < 1e-9:
         raise NotMeasured("at equal loss the scores, or the traces, do not differ")
     return float(np.corrcoef(*left)[0, 1])

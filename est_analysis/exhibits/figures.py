@@ -12,7 +12,7 @@ from est_analysis import plots
 from est_analysis.claims import Measured, NotMeasured, final
 from est_analysis.claims.checks import transition_drop
 from est_analysis.claims.equal_loss import log_ratios, of_corpus, traces_by_part
-from est_analysis.claims.est_downstream import ALONG, telling
+from est_analysis.claims.est_downstream import ALONG, beyond_the_loss, checkpoints, telling
 from est_analysis.claims.raptr_stability import depth_exponent, predicted_stability
 from est_analysis.claims.sampling_costs import side_by_side
 
@@ -141,9 +141,10 @@ def est_flatness(data: DataFolder) -> Figures:
 def est_downstream(data: DataFolder) -> Figures:
     """Downstream proxies by method, and against the trace at equal loss."""
     frame = data.lengths("flatness")[0]
+    points = pd.concat([beyond_the_loss(seed) for _, seed in checkpoints(frame).groupby("seed")])
     return {
         "est_downstream": plots.downstream_scores(frame),
-        "est_downstream_trace": plots.downstream_against_trace(frame, telling(of_corpus(frame, "text"), ALONG)),
+        "est_downstream_trace": plots.downstream_against_trace(points, telling(of_corpus(frame, "text"), ALONG)),
     }
 
 

@@ -14,7 +14,6 @@ from .downstream import (
     downstream_against_trace,
     downstream_scores,
     summarise_downstream,
-    summarise_score_and_trace,
 )
 from .estimators import estimator_convergence, summarise_convergence, trace_by_kind
 from .first_experiments import (
@@ -96,7 +95,6 @@ __all__ = [
     "summarise_linear",
     "summarise_loss_against_flops",
     "summarise_psi_by_layer",
-    "summarise_score_and_trace",
     "summarise_stability",
     "summarise_stages",
     "summarise_step_time",

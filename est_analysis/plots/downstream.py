@@ -17,8 +17,6 @@ TASKS = {
     "downstream_probe_library": "probe: package",
     "downstream_finetune_library": "fine-tuned: package",
 }
-ALONG = ("downstream_last_word", "downstream_probe_kinds")
-_LATE = 0.4  # as the claim has it: part of a run's steps from which its checkpoints count
 
 
 def _text(frame: pd.DataFrame) -> pd.DataFrame:
@@ -91,44 +89,13 @@ def downstream_scores(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def summarise_score_and_trace(frame: pd.DataFrame, tasks: Sequence[str] = ALONG) -> pd.DataFrame:
-    """Every late checkpoint's score and log trace, and what a parabola in the loss, seed by seed, leaves of both.
+def downstream_against_trace(points: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """Score against loss, and at equal loss against the trace, and the line of least squares through the latter.
 
     Args:
-        frame: tidy rows with the column corpus.
-        tasks: whose mean the score is, keys of `TASKS` that were measured along the runs.
-
-    Returns:
-        Columns method, seed, step, loss, score (percent), log_trace, score_left and log_trace_left.
+        points: a row a checkpoint: method, loss, score (percent), and what the loss leaves, score_left, log_trace_left.
+        tasks: whose mean the score is, keys of `TASKS`.
     """
-    rows, keys = _text(frame), ["method", "seed", "step"]
-
-    def column(metric: str) -> pd.Series:
-        return rows_of(rows, metric).set_index(keys)["value"]
-
-    score = 100 * sum(column(metric) for metric in tasks) / len(tasks)
-    found = pd.DataFrame({"loss": column("validation_loss"), "score": score, "trace": column("hessian_trace")})
-    found = found.dropna().reset_index()
-    found = found[(found["trace"] > 0) & (found["step"] >= _LATE * found.groupby(keys[:2])["step"].transform("max"))]
-    found = found.assign(log_trace=np.log(found["trace"])).drop(columns="trace")
-    left = [_left(runs) for _, runs in found.groupby("seed")]
-    return pd.concat(left).sort_values(keys, ignore_index=True)
-
-
-def _left(points: pd.DataFrame) -> pd.DataFrame:
-    loss = points["loss"].to_numpy()
-    base = np.vander((loss - loss.mean()) / (loss.std() or 1.0), 3)
-    names = ("score", "log_trace")
-    parts = {f"{name}_left": points[name] - base @ np.linalg.lstsq(base, points[name], rcond=None)[0] for name in names}
-    return points.assign(**parts)
-
-
-def downstream_against_trace(frame: pd.DataFrame, tasks: Sequence[str] = ALONG) -> Figure:
-    """Score against loss, and at equal loss against the trace: every late checkpoint of every run on text.
-
-    The line on the right is that of least squares through all of them. Arguments as for `summarise_score_and_trace`.
-    """
-    points = summarise_score_and_trace(frame, tasks)
     with style():
         figure = Figure(figsize=(9.2, 3.7), layout="constrained")
         left, right = figure.subplots(1, 2)

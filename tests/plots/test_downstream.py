@@ -4,12 +4,18 @@ from pathlib import Path
 from runpy import run_path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from est_analysis import plots
+from est_analysis.claims.est_downstream import ALONG, beyond_the_loss, checkpoints
 
 PLANTED = run_path(str(Path(__file__).parents[1] / "synthetic_downstream.py"))
 downstream_frame, SHIFTS, LOSSES = (PLANTED[name] for name in ("downstream_frame", "SHIFTS", "LOSSES"))
+
+
+def _points(frame):
+    return pd.concat([beyond_the_loss(seed) for _, seed in checkpoints(frame).groupby("seed")])
 
 
 def test_final_scores_are_in_percent_with_chance():
@@ -21,7 +27,8 @@ def test_final_scores_are_in_percent_with_chance():
 
 
 def test_what_is_left_of_score_and_trace_lies_on_the_planted_line():
-    found = plots.summarise_score_and_trace(downstream_frame(shifts=dict.fromkeys(SHIFTS, 0.0)))
+    frame = downstream_frame(shifts=dict.fromkeys(SHIFTS, 0.0))
+    found = _points(frame)
     slope, height = np.polyfit(found["log_trace_left"], found["score_left"], 1)
     assert slope == pytest.approx(-PLANTED["SLOPE"], abs=1e-6)
     assert height == pytest.approx(0, abs=1e-6)
@@ -34,7 +41,7 @@ def test_every_method_and_chance_is_drawn():
         drawn = {line.get_gid() for line in ax.lines}
         assert {f"mean:{method}" for method in LOSSES} <= drawn
         assert "chance 10 %" in ax.get_title()
-    figure = plots.downstream_against_trace(downstream_frame())
+    figure = plots.downstream_against_trace(_points(downstream_frame()), ALONG)
     assert {line.get_gid() for line in figure.axes[1].lines} == {*(f"left:{method}" for method in LOSSES), "line"}
 
 
