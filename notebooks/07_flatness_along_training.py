@@ -36,7 +36,7 @@ from IPython.display import display
 
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
-from est_analysis.claims.equal_loss import flatness_ratios, traces_by_part
+from est_analysis.claims.equal_loss import log_ratios, traces_by_part
 from est_analysis.experiments.flatness import SCALES, entries
 from est_analysis.experiments.side_by_side import run_all
 
@@ -119,10 +119,10 @@ table_5 = {"full": traces["Original"], "est": traces["EST"]}
 display(plots.table_5(traces_by_part(frame), table_5))
 
 # %%
-display(plots.flatness_ratios([flatness_ratios(frame)], table_5))
+display(plots.flatness_ratios([log_ratios(frame)], table_5))
 
 # %%
-ratios = flatness_ratios(frame).groupby(["what", "method", "corpus"], sort=False)["value"].mean()
+ratios = log_ratios(frame).groupby(["what", "method", "corpus"], sort=False)["value"].mean()
 display(np.exp(ratios).unstack().round(2).rename_axis(columns="ratio at equal loss"))
 
 # %% [markdown]
@@ -188,7 +188,7 @@ longer = pd.read_csv(data / "flatness_report.csv", keep_default_na=False)
 display(plots.flatness_along_training(longer))
 
 # %%
-display(plots.flatness_ratios([flatness_ratios(frame), flatness_ratios(longer)], table_5))
+display(plots.flatness_ratios([log_ratios(frame), log_ratios(longer)], table_5))
 
 # %%
 found_longer = pd.DataFrame(judge(claims, longer, scale="report")).set_index("claim")
@@ -234,7 +234,7 @@ table = pd.concat({scale: one[["effect", "interval", "verdict"]] for scale, one 
 table.insert(0, ("", "statement"), [CLAIMS[name].statement for name in table.index])
 table.insert(1, ("", "unit"), found["unit"])
 with pd.option_context("display.max_colwidth", None):
-    display(table.fillna(""))
+    display(table.astype(object).fillna(""))
 
 # %% [markdown]
 # **Verdict.** At `quick` scale (600 steps, three seeds) of 28 claims three are *supported* (without 1/p flatter
