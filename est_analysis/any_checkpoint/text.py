@@ -28,7 +28,7 @@ class TextSource:
         split: `validation`, the part that our training holds out; or `all` of it.
         dataset_config: configuration of a Hugging Face data set.
         text_column: its column with the text.
-        max_bytes: stop there; 0 for all.
+        max_bytes: of each text; 0 for all.
         tokenizer: instead of the checkpoint's own.
     """
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,8 +70,8 @@ class TraceSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} is not positive; use at least 1, or leave it out")
-        if not self.rel_se > 0:
-            raise InputError(f"rel_se={self.rel_se} is not positive; 0.02 asks for 2 %")
+        if not 0 < self.rel_se < math.inf:
+            raise InputError(f"rel_se={self.rel_se} is not positive and finite; 0.02 asks for 2 %")
         if self.blocks and self.engine == "taylor":
             raise InputError("engine taylor cannot tell layers apart, it never forms the vector H v; use --engine hvp")
 

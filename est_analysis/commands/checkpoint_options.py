@@ -17,7 +17,7 @@ HeldOut = Annotated[
         "or hmm:STATES,VOCAB,SEED."
     ),
 ]
-MaxBytes = Annotated[int, typer.Option(help="Read no more text than this; 0 reads all.")]
+MaxBytes = Annotated[int, typer.Option(help="Read no more bytes than this of each text; 0 reads all.")]
 Tokenizer = Annotated[str, typer.Option(help="Instead of the checkpoint's own: bytes, a folder or a hub name.")]
 Loss = Annotated[str, typer.Option(help="auto, causal, masked or seq2seq.")]
 Engine = Annotated[str, typer.Option(help="auto, taylor, hvp (Hessian); fisher, empirical-fisher (other matrices).")]

@@ -59,6 +59,7 @@ class Live:
 
 def record_of(prepared: Any, found: Any, file: Path, settings: Any) -> dict[str, Any]:
     """All there is to say about an estimate, as plain values."""
+    from est_analysis.any_checkpoint.trace import budget_of
     from est_analysis.curvature.memory import peak_bytes, peak_rss_bytes
 
     located = prepared.loaded.located
@@ -81,9 +82,11 @@ def record_of(prepared: Any, found: Any, file: Path, settings: Any) -> dict[str,
         "text_source": asdict(settings.text),
         "over": settings.over,
         "file": str(file),
-        "reached": found.relative_stderr <= settings.rel_se,
+        "reached": budget_of(settings, prepared).reached(found, len(prepared.inputs)),
         "rel_se": settings.rel_se,
     }
+    if settings.over == "batches" and found.batches < len(prepared.inputs):
+        record["stderr_data"] = None  # what the other batches would change is not in any spread
     if settings.blocks:
         record["blocks"], record["kinds"] = _blocks(prepared, found)
     return record
@@ -164,13 +167,14 @@ def print_trace(record: dict[str, Any]) -> None:
 
 def warn_unless_reached(record: dict[str, Any]) -> None:
     """Say on stderr that the error asked for was not reached."""
-    if not record["reached"]:
-        got = "unknown" if record["relative_stderr"] is None else f"{100 * record['relative_stderr']:.1f} %"
-        print(
-            f"est: warning: relative standard error {got} after {record['pairs']} pairs, not "
-            f"{100 * record['rel_se']:g} %; raise --max-pairs to go on",
-            file=sys.stderr,
-        )
+    if record["reached"]:
+        return
+    error, asked = record["relative_stderr"], record["rel_se"]
+    got = "unknown" if error is None else f"{100 * error:.1f} %"
+    found = f"relative standard error {got} after {record['pairs']} pairs, not {100 * asked:g} %"
+    if error is not None and error <= asked:
+        found = f"{record['pairs']} pairs over {record['batches']} batches are too few to trust their error of {got}"
+    print(f"est: warning: {found}; raise --max-pairs to go on", file=sys.stderr)
 
 
 def _block_table(rows: list[dict], total: float, title: str) -> Table:

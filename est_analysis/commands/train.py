@@ -42,7 +42,7 @@ def train(
     batch: Annotated[int, typer.Option(help="Sequences a step, over all ranks.")] = 32,
     seq_len: Annotated[int, typer.Option(help="Tokens a sequence.")] = 128,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    warmup: Annotated[int, typer.Option(help="Warm-up steps; a twentieth of --steps unless given.")] = -1,
+    warmup: Annotated[int | None, typer.Option(help="Warm-up steps; a twentieth of --steps unless given.")] = None,
     rewarm: Annotated[int, typer.Option(help="Steps of warm-up after every stage transition.")] = 0,
     decay: Annotated[str, typer.Option(help="linear, cosine or constant.")] = "linear",
     weight_decay: Annotated[float, typer.Option(help="AdamW's, on matrices and embeddings.")] = 0.1,
@@ -77,7 +77,7 @@ def train(
     settings = Settings(
         steps=steps,
         lr=lr,
-        warmup=steps // 20 if warmup < 0 else warmup,
+        warmup=steps // 20 if warmup is None else warmup,
         rewarm=rewarm,
         decay=decay,
         weight_decay=weight_decay,
@@ -140,13 +140,16 @@ def _print_result(result, *, as_json: bool) -> None:
         return
     rows = collect([result.folder])
     last = rows[rows["step"] == rows["step"].max()].set_index("metric")["value"]
+    shown = ("validation_loss", "train_loss", "layer_flops", "total_flops")
+    if missing := [name for name in shown if name not in last.index]:
+        raise InputError(f"{result.folder}/rows.csv has lost its last {missing[0]}; delete the run to make it again")
     record = {
         "run_id": result.run_id,
         "folder": str(result.folder),
         "checkpoint": str(result.checkpoint),
         "cached": result.cached,
         "steps": int(rows["step"].max()),
-        **{name: float(last[name]) for name in ("validation_loss", "train_loss", "layer_flops", "total_flops")},
+        **{name: float(last[name]) for name in shown},
     }
     if as_json:
         print(json.dumps(record, indent=1))

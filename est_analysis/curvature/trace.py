@@ -5,6 +5,7 @@ of the data out of the error. Fresh (batch, probe) pairs cost the same whatever 
 error.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class Budget:
     target: Target = "distribution"
 
     def __post_init__(self):
-        if not self.rel_se > 0:
-            raise InputError(f"rel_se={self.rel_se} is not positive; 0.02 asks for 2 %")
+        if not 0 < self.rel_se < math.inf:
+            raise InputError(f"rel_se={self.rel_se} is not positive and finite; 0.02 asks for 2 %")
         if self.probes < 1:
             raise InputError(f"probes={self.probes} is not positive; use 8, or 1 where memory is short")
         if self.max_pairs < 2 * self.probes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from est_analysis.errors import InputError
+from est_analysis.errors import InputError, reason
 
 _META = "meta.json"
 _ABANDONED = 24 * 3600.0  # seconds without a write
@@ -68,6 +68,11 @@ def cached_folder(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict
             _sweep(folder)
             meta = _seal(building, folder.name, build(building))
             _publish(building, folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot fill the cache '{folder.parent}' ({reason(error)}); free some space, or set EST_ANALYSIS_CACHE to "
+            "another folder"
+        ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
         lock.release()

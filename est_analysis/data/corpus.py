@@ -11,10 +11,12 @@ How validation text is held out, so that it depends on the text alone and never 
 
 import hashlib
 import os
+import sys
 import sysconfig
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +32,7 @@ _CODE = (".py", ".c", ".h", ".cpp", ".js", ".ts", ".java", ".go", ".rs")
 
 _HELD_OUT = 20  # one part in twenty is validation
 _PIECE = 1 << 20  # bytes; a longer file becomes several documents, cut at line ends, so that memory stays constant
+_OURS = (("spec.json", ".lock"), ("report.html", "claims.csv"))  # what a run's folder holds, and a report's
 _NOT_LIBRARY = frozenset(("site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__"))
 
 
@@ -120,13 +123,24 @@ def library_files() -> list[tuple[Split, str, Path]]:
 
 
 def _split_files(root: Path, suffixes: tuple[str, ...], skip: Container[str]) -> list[tuple[Split, str, Path]]:
-    files = [path for path in _walk(root, suffixes, skip) if path.stat().st_size and _is_text(path)]
+    found = [path for path in _walk(root, suffixes, skip) if path.stat().st_size]
+    files = [path for path in found if _is_text(path)]
+    if len(files) < len(found) and skip is not _NOT_LIBRARY:
+        _warn_of(root, next(path for path in found if path not in files), len(found) - len(files))
     if not files:
         raise InputError(f"no UTF-8 text in folder '{root}'; it needs non-empty files ending in {', '.join(suffixes)}")
     names = {path: path.relative_to(root).as_posix() for path in files}
     held_out = {path for path in files if _hashed_split(names[path]) == "validation"}
     held_out = held_out or {min(files, key=lambda path: _hash(names[path]))}
     return [("validation" if path in held_out else "train", names[path], path) for path in files]
+
+
+@cache  # once a folder
+def _warn_of(root: Path, first: Path, count: int) -> None:
+    if parent_process() is None:  # a worker's main process has said so
+        name = str(first).encode(errors="surrogateescape").decode(errors="replace")
+        text = f"{count} files in '{root}' are not UTF-8 text and are left out, '{name}' the first"
+        print(f"est: warning: {text}", file=sys.stderr)
 
 
 def _folder_documents(root: Path, suffixes: tuple[str, ...], skip: Container[str]) -> Callable[[], Iterator[Document]]:
@@ -157,14 +171,26 @@ def _file_documents(path: Path) -> Callable[[], Iterator[Document]]:
 
 
 def _walk(root: Path, suffixes: tuple[str, ...], skip: Container[str]) -> list[Path]:
-    """Files below `root` in the order of their relative path, hidden folders and those in `skip` left out."""
+    """Files below `root` in the order of their relative path.
+
+    Left out are hidden folders, those in `skip`, and what we write: a run in there would change the text of the next.
+    """
     found = []
     for folder, subfolders, names in os.walk(root):
         # Pruned in place: an interpreter's site-packages can hold far more files than its library.
-        subfolders[:] = [name for name in subfolders if name not in skip and not name.startswith(".")]
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if name not in skip and not name.startswith(".") and not _is_written_by_us(Path(folder, name))
+        ]
         paths = (Path(folder, name) for name in names if name.endswith(suffixes) and not name.startswith("."))
         found += [path for path in paths if path.is_file()]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _is_written_by_us(folder: Path) -> bool:
+    """Whether `folder` is that of a run or of a report."""
+    return any(all((folder / name).exists() for name in names) for names in _OURS)
 
 
 def _pieces(path: Path, start: int, stop: int) -> Iterator[str]:
@@ -237,7 +263,7 @@ def require_splits(name: str, seen: Container[str]) -> None:
 
 
 def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest(), "big")
+    return int.from_bytes(hashlib.sha256(key.encode(errors="surrogateescape")).digest(), "big")
 
 
 def _hashed_split(key: str) -> Split:

@@ -13,6 +13,7 @@ from torch import Tensor
 from est_analysis import rng
 from est_analysis.data.batches import Batch, Batches, validation_batches
 from est_analysis.data.tokens import TokenData
+from est_analysis.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -106,10 +107,19 @@ def with_special_tokens(
         tokenizer: left as it is.
         roles: role, such as `mask_token`, -> the token to play it where the tokenizer has none for it.
         others: tokens without a role of their own.
+
+    Raises:
+        InputError: the tokenizer's ids have gaps, so that a new token would get the id of another.
     """
     extended = copy.deepcopy(tokenizer)
     extended.add_special_tokens({role: token for role, token in roles.items() if getattr(extended, role) is None})
     extended.add_tokens(list(others), special_tokens=True)
+    ids = extended.get_vocab()
+    if len(set(ids.values())) < len(ids):  # new ones are numbered by how many there are
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise InputError(
+            f"tokenizer '{name}' has ids that are not in use: a special token would get a word's; give another"
+        )
     return extended
 
 
@@ -140,7 +150,10 @@ class ObjectiveBatches:
 def objective_validation(
     objective: Objective, tokens: np.ndarray, *, seq_len: int, batch_size: int, max_tokens: int
 ) -> list[Batch]:
-    """Fixed batches for evaluation (`validation_batches`), drawn alike for every seed and rank."""
+    """Fixed batches for evaluation (`validation_batches`), drawn alike for every seed and rank.
+
+    What a denoising objective hides is drawn batch by batch: runs with batches of another size have other labels.
+    """
     windows = validation_batches(tokens, seq_len=seq_len, batch_size=batch_size, max_tokens=max_tokens)
     return [
         objective.batch(*window, generator=rng.stream(0, "validation", index)) for index, window in enumerate(windows)

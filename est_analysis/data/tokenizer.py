@@ -1,5 +1,6 @@
 """Tokenizers: bytes (default), byte-level BPE trained on the corpus, or any fast Hugging Face tokenizer."""
 
+import copy
 import hashlib
 import json
 import sys
@@ -66,8 +67,27 @@ def tokenizer_key(spec: "str | PreTrainedTokenizerFast") -> str:
     if isinstance(spec, str) and spec.startswith("bpe:"):
         return f"bpe:{_bpe_size(spec)}"
     tokenizer = _pretrained(spec)
-    definition = repr((_backend(tokenizer).to_str(), separator_id(tokenizer)))
+    definition = repr((_backend(tokenizer).to_str(), separator_id(tokenizer), roles(tokenizer)))
     return hashlib.sha256(definition.encode()).hexdigest()
+
+
+def save(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """`save_pretrained`, with a full disk as the `OSError` that it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # the tokenizers library has no type of its own
+        raise OSError(0, reason(error)) from error
+
+
+def roles(tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str, str]]:
+    """(role, token) of every special token that has one, such as `mask_token`."""
+    return sorted((role, str(token)) for role, token in tokenizer.special_tokens_map.items())
 
 
 def load_saved(folder: Path) -> "PreTrainedTokenizerFast":
@@ -95,7 +115,8 @@ def separator_id(tokenizer: "PreTrainedTokenizerFast") -> int:
 def encode(tokenizer: "PreTrainedTokenizerFast", texts: Iterable[str]) -> Iterator[np.ndarray]:
     """The ids of each text, without special tokens of the tokenizer's own; reads `texts` about 1 MB ahead.
 
-    Text that spells out a special token (or holds a NUL byte, for `bytes`) gives that token's id.
+    Text that spells out a special token is text like any other: `Generic[S]` holds no mode token of UL2. (A NUL byte is
+    the separator of `bytes` all the same.)
 
     Args:
         tokenizer: from `build_tokenizer`.
@@ -108,7 +129,8 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: Iterable[str]) -> Iterat
         # 100 times faster than the general way below, and equal to it.
         yield from (np.frombuffer(text.encode(), dtype=np.uint8) for text in texts)
         return
-    backend = _backend(tokenizer)
+    backend = copy.deepcopy(_backend(tokenizer))  # the caller's stays as it is
+    backend.encode_special_tokens = True
     for batch in _batched(texts, max_characters=1 << 20):
         for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
             yield np.asarray(encoding.ids, dtype=np.int64)
@@ -176,7 +198,7 @@ def _bpe_size(spec: str) -> int:
 
 
 def _save_bpe(folder: Path, size: int, corpus: Corpus) -> dict[str, Any]:
-    _train_bpe(size, corpus).save_pretrained(folder)
+    save(_train_bpe(size, corpus), folder)
     return {"corpus": corpus.name, "vocab_size": size}
 
 

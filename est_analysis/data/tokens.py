@@ -13,12 +13,12 @@ import numpy as np
 
 from est_analysis.data.cache import cache_root, cached_folder
 from est_analysis.data.corpus import SPLITS, Corpus, require_splits
-from est_analysis.data.tokenizer import build_tokenizer, encode, load_saved, separator_id, tokenizer_key
+from est_analysis.data.tokenizer import build_tokenizer, encode, load_saved, roles, save, separator_id, tokenizer_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_FORMAT = 1  # raise it when the same corpus and tokenizer shall give other files
+_FORMAT = 2  # raise it when the same corpus and tokenizer shall give other files
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +90,7 @@ def _write(
 ) -> dict[str, Any]:
     """Write the files of `folder` and return its `meta.json`; memory does not grow with the corpus."""
     tokenizer = build_tokenizer(tokenizer_spec, corpus, cache_dir)
-    tokenizer.save_pretrained(folder / "tokenizer")
+    save(tokenizer, folder / "tokenizer")
     vocabulary = sorted(tokenizer.get_vocab().items())
     vocab_size = 1 + max(index for _, index in vocabulary)
     dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
@@ -113,7 +113,9 @@ def _write(
             files[split].write(data)
             digests[split].update(data)
     require_splits(corpus.name, [split for split in SPLITS if num_bytes[split]])
-    content = repr(([digests[split].hexdigest() for split in SPLITS], vocabulary, separator))
+    content = [[digests[split].hexdigest() for split in SPLITS], vocabulary, separator]
+    if not (isinstance(tokenizer_spec, str) and tokenizer_spec.startswith(("bytes", "bpe:"))):
+        content.append(roles(tokenizer))  # those of our own are always the same
     return {
         "corpus": corpus.name,
         "tokenizer": tokenizer_spec if isinstance(tokenizer_spec, str) else str(tokenizer_spec.name_or_path),
@@ -121,5 +123,5 @@ def _write(
         "vocab_size": vocab_size,
         "separator_id": separator,
         "num_bytes": num_bytes,
-        "hash": hashlib.sha256(content.encode()).hexdigest(),
+        "hash": hashlib.sha256(repr(tuple(content)).encode()).hexdigest(),
     }

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from est_analysis.errors import InputError
-from est_analysis.experiments.spec import TrainSpec, differing_fields
+from est_analysis.experiments.spec import differing_fields
 from est_analysis.methods import find_method
 from est_analysis.train.rows import COLUMNS
 
@@ -102,7 +102,7 @@ def mark_finished(folder: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open_run(folder: Path, spec: TrainSpec, *, run_id: str) -> Iterator[None]:
+def open_run(folder: Path, spec: Any, *, run_id: str) -> Iterator[None]:
     """Hold the run folder for the duration of the block, creating it or checking that it is of the same run.
 
     Raises:
@@ -110,6 +110,10 @@ def open_run(folder: Path, spec: TrainSpec, *, run_id: str) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder for the run")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:  # a tokenizer could not be saved there
+        raise InputError(f"the name of folder {str(folder)!r} is not UTF-8; give another folder") from error
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,19 +159,22 @@ def run_once(root: Path, spec: Any, *, run_id: str, steps: int, rows: Callable[[
     return folder
 
 
-def _check_same(folder: Path, spec: TrainSpec, run_id: str) -> None:
+def _check_same(folder: Path, spec: Any, run_id: str) -> None:
     path = folder / "spec.json"
+    begun = any(child.name not in _FIRST_FILES | {path.name} for child in folder.iterdir())
     if path.exists():
         held_id, held_fields = _read_spec(path)
-        if held_id != run_id:
+        if held_id == run_id:
+            return
+        if begun:
             differences = differing_fields(held_fields, spec.fields())
             shown = "; ".join(differences) or "the corpus has other content, or another version wrote it"
             raise InputError(f"{folder} holds another run ({shown}); give another folder or the same settings")
-    elif any(child.name not in _FIRST_FILES for child in folder.iterdir()):
+    elif begun:
         raise InputError(f"{folder} is not empty and holds no run; give an empty or new folder")
-    else:
-        write_atomically(folder / "env.json", json.dumps(environment(), indent=1))
-        write_atomically(path, json.dumps({"run_id": run_id, "spec": spec.fields()}, indent=1))
+    # New, or refused before its first step: the command may have been mended since.
+    write_atomically(folder / "env.json", json.dumps(environment(), indent=1))
+    write_atomically(path, json.dumps({"run_id": run_id, "spec": spec.fields()}, indent=1))
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

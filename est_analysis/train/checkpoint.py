@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from est_analysis.data.tokenizer import save as save_tokenizer
 from est_analysis.errors import InputError, reason
 from est_analysis.models.conversion import SpecialIds
 from est_analysis.models.hf import load_folder, save_folder
@@ -84,7 +85,7 @@ class Checkpoints:
             temporary.mkdir(parents=True)
             save_folder(model, temporary, special=self._special())
             if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(temporary)
+                save_tokenizer(self.tokenizer, temporary)
             torch.save(state, temporary / _STATE)
             for path in temporary.iterdir():
                 sync(path)
@@ -144,7 +145,11 @@ class Checkpoints:
         except torch.OutOfMemoryError:  # a RuntimeError, but no damage
             raise
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            earlier = [s for s in self.resumable() if s < step]
-            fallback = f"delete it to resume from step {earlier[-1]}" if earlier else "delete the run to start again"
-            raise InputError(f"checkpoint {folder} is damaged ({reason(error)}); {fallback}") from error
+            raise self.damaged(step, error) from error
         return state
+
+    def damaged(self, step: int, error: Exception) -> InputError:
+        """What to raise where the checkpoint of `step` cannot be used: it names the one to fall back on."""
+        earlier = [s for s in self.resumable() if s < step]
+        fallback = f"delete it to resume from step {earlier[-1]}" if earlier else "delete the run to start again"
+        return InputError(f"checkpoint {self.path(step)} is damaged ({reason(error)}); {fallback}")

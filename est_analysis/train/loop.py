@@ -129,10 +129,10 @@ class _Trainer:
         saved = job.checkpoints.resumable()
         self.fresh = not saved
         self._train_on(self._model_at(saved[-1] if saved else 0))
-        if saved:
-            self._restore(saved[-1])
+        written = self._restore(saved[-1]) if saved else None
         ranks.wait()  # every rank has looked before the first one may save
-        self.rows = self._open_rows(last_step=saved[-1] if saved else -1) if ranks.main else None
+        last_step = saved[-1] if saved else -1
+        self.rows = self._open_rows(last_step=last_step, expected=written) if ranks.main else None
 
     def run(self) -> Path | None:
         """Train to the last step."""
@@ -337,25 +337,31 @@ class _Trainer:
         if self.ranks.main:
             self.rows.sync()
             state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "done": vars(self.done)}
-            state |= {"seconds": self.seconds, "window": self.window}
+            state |= {"seconds": self.seconds, "window": self.window, "rows": self.rows.count}
             self.job.checkpoints.save(self.done.step, self.model, state)
         self.ranks.wait()
         self.window_start = time.perf_counter()
 
-    def _restore(self, step: int) -> None:
+    def _restore(self, step: int) -> int | None:
+        """Go on from `step`; returns how many rows had been written by then, if that was noted."""
         state = self.job.checkpoints.load(step, self.model)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = Progressed(**state["done"])
-        self.seconds, self.window = state["seconds"], state.get("window", 0.0)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.done = Progressed(**state["done"])
+            self.seconds, self.window = state["seconds"], state.get("window", 0.0)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self.job.checkpoints.damaged(step, error) from error
         self.screen.note(f"resumed from step {step}")
+        return state.get("rows")
 
-    def _open_rows(self, *, last_step: int) -> RowWriter:
+    def _open_rows(self, *, last_step: int, expected: int | None) -> RowWriter:
         self.job.folder.mkdir(parents=True, exist_ok=True)
         return RowWriter(
             self.job.folder / "rows.csv",
             run_id=self.job.run_id,
             seed=self.job.method.seed,
             last_step=last_step,
+            expected=expected,
             tracker=open_tracker(self.execution.tracker, self.job.folder, self.job.run_id),
         )
 

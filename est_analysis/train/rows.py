@@ -63,17 +63,40 @@ class RowWriter:
         run_id: written into every row.
         seed: written into every row.
         last_step: rows after this step are dropped first, since a resumed run measures them again.
+        expected: how many rows there were up to that step, where that is known.
         tracker: receives the same values.
+
+    Attributes:
+        count: rows in the file.
+
+    Raises:
+        InputError: rows have been lost, or the file cannot be written.
     """
 
     def __init__(
-        self, path: Path, *, run_id: str, seed: int, last_step: int, tracker: TrackerRun | None = None
+        self,
+        path: Path,
+        *,
+        run_id: str,
+        seed: int,
+        last_step: int,
+        expected: int | None = None,
+        tracker: TrackerRun | None = None,
     ) -> None:
         self._run_id, self._seed, self._tracker = run_id, seed, tracker
         kept = _rows_up_to(path, last_step)
+        if expected is not None and len(kept) != expected:
+            raise InputError(
+                f"{path} has {len(kept)} of the {expected} rows up to step {last_step}; bring the file back, or delete "
+                "the run to start again"
+            )
+        self.count = len(kept)
         temporary = path.with_suffix(".writing")
         with _failures_named(path):
-            temporary.write_text(_as_csv([COLUMNS, *kept]))
+            with temporary.open("w") as file:
+                file.write(_as_csv([COLUMNS, *kept]))
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
             self._file = path.open("a", newline="")
 
@@ -84,6 +107,7 @@ class RowWriter:
         with _failures_named(self._file.name):
             self._file.write(lines)
             self._file.flush()
+        self.count += len(values)
         if self._tracker:
             self._tracker.log(values, step)
 
@@ -119,6 +143,6 @@ def _rows_up_to(path: Path, last_step: int) -> list[list[str]]:
     """Complete rows of an earlier sitting up to `last_step`; a line that a kill cut short is dropped."""
     if last_step < 0 or not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
     rows = csv.reader(line for line in lines[1:] if line.endswith("\n"))
     return [row for row in rows if len(row) == len(COLUMNS) and row[2].isdigit() and int(row[2]) <= last_step]

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 import sysconfig
@@ -70,6 +71,37 @@ def test_folder_holding_out_no_file_holds_out_the_smallest_hash(tmp_path):
         (tmp_path / name).write_text(f"I am {name}")
     chosen = min(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert _texts(open_corpus(str(tmp_path)), "validation") == [f"I am {chosen}"]
+
+
+def test_folder_says_what_it_leaves_out(folder, capsys):
+    open_corpus(str(folder))
+    assert capsys.readouterr().err == ""
+    for name in (b"latin.txt", b"caf\xe9.txt"):
+        (folder / os.fsdecode(name)).write_bytes(b"\xe9t\xe9 \xff")
+    corpus_module._warn_of.cache_clear()
+    for _ in range(2):
+        open_corpus(str(folder))
+    assert capsys.readouterr().err == (
+        f"est: warning: 2 files in '{folder}' are not UTF-8 text and are left out, '{folder}/caf\ufffd.txt' the first\n"
+    )
+
+
+def test_a_name_that_is_not_utf8_is_read(folder):
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("I am text")
+    corpus = open_corpus(str(folder))
+    assert "I am text" in [text for _, text in corpus.documents()]
+
+
+@pytest.mark.parametrize("names", [("spec.json", ".lock"), ("report.html", "claims.csv")])
+def test_folder_skips_what_we_wrote(folder, names):
+    before = open_corpus(str(folder)).identity
+    ours = folder / "deep" / "ours"
+    ours.mkdir(parents=True)
+    for name in (*names, "tokenizer.json", "report.md"):
+        (ours / name).write_text("{}")
+    assert open_corpus(str(folder)).identity == before
+    (ours / names[1]).unlink()
+    assert open_corpus(str(folder)).identity != before
 
 
 def test_folder_skips_what_is_not_text(folder):

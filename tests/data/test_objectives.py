@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 from est_analysis.data import open_corpus
 from est_analysis.data.batches import Batches
 from est_analysis.data.inputs import ModelInputs
-from est_analysis.data.objective import ObjectiveBatches, objective_validation
+from est_analysis.data.objective import ObjectiveBatches, objective_validation, with_special_tokens
 from est_analysis.data.objectives import OBJECTIVES, find_objective
+from est_analysis.data.tokenizer import encode
 from est_analysis.data.tokens import TokenData, load_tokens
 from est_analysis.data.ul2 import SENTINELS, UL2, Denoising
 from est_analysis.errors import InputError
@@ -315,6 +316,28 @@ def test_text_with_sentinels_is_refused_before_training(corpora, tmp_path):
     )
     with pytest.raises(InputError, match=r"corpus 'docs' holds the sentinel <extra_id_3>.*--tokenizer bytes"):
         UL2.of(data)
+
+
+def test_ids_with_gaps_leave_no_place_for_a_special_token():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"[UNK]": 0, "a": 1, "</s>": 3, "b": 4}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    with pytest.raises(InputError, match="has ids that are not in use: a special token would get a word's;"):
+        with_special_tokens(tokenizer, {"mask_token": "[MASK]"})
+
+
+@pytest.mark.parametrize("name", ["masked", "ul2"])
+def test_text_that_spells_a_special_token_is_text(corpora, objectives, name):
+    """A checkpoint's tokenizer gives what the run was trained on."""
+    data = corpora["bpe:300"]
+    extended = objectives[name, "bpe:300"].tokenizer
+    text = ["Generic[S] of [MASK] and <extra_id_0>"]
+    plain, special = (next(encode(tokenizer, text)).tolist() for tokenizer in (data.tokenizer, extended))
+    assert plain == special
+    assert data.tokenizer.decode(plain) == text[0]
 
 
 def test_windows_that_cannot_be_denoised():

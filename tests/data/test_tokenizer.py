@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from est_analysis.data import build_tokenizer, open_corpus, separator_id
-from est_analysis.data.tokenizer import encode
+from est_analysis.data.tokenizer import encode, save, tokenizer_key
+from est_analysis.data.tokens import load_tokens
 from est_analysis.errors import InputError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -15,7 +17,7 @@ HARD = "a , b n't  \x00\r\n\t Ā😀e\u0301 é\ufeff <|endoftext|> [CLS] ."
 
 
 def _ids(tokenizer, text):
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +152,27 @@ def test_no_eos_token_to_separate_documents_with(bpe, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="no eos token"):
         separator_id(build_tokenizer(str(tmp_path), None))
+
+
+def test_a_full_disk_is_an_os_error(bpe, tmp_path, monkeypatch):
+    """The tokenizers library raises a bare Exception."""
+
+    def full(folder):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(bpe, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(bpe, tmp_path)
+
+
+def test_what_plays_a_role_decides_the_tokens(corpus, bpe, tmp_path):
+    """As an objective reads it: another mask token is another data set, and another cache."""
+    bpe.save_pretrained(tmp_path / "one")
+    config = json.loads((tmp_path / "one" / "tokenizer_config.json").read_text())
+    found = []
+    for token in (None, "the", "of"):
+        folder = tmp_path / f"with-{token}"
+        shutil.copytree(tmp_path / "one", folder)
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | ({"mask_token": token} if token else {})))
+        found.append((tokenizer_key(str(folder)), load_tokens(corpus, str(folder), cache_dir=tmp_path / "cache").hash))
+    assert len({key for key, _ in found}) == len({one for _, one in found}) == 3

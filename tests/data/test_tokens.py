@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -189,6 +190,15 @@ def test_of_processes_that_ask_at_once_one_builds(tmp_path):
     assert [process.exitcode for process in processes] == [0] * 4
     assert (tmp_path / "builds").read_text() == "one\n"
     assert _folders(tmp_path) == [tmp_path / "key"]
+
+
+def test_a_disk_that_fills_up_is_one_line(tmp_path):
+    def build(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match=r"cannot fill the cache '.*' \(.*No space left on device\); free some space"):
+        cache.cached_folder(tmp_path / "key", build)
+    assert _folders(tmp_path) == []
 
 
 def test_another_machine_finishing_first_wins(tmp_path):

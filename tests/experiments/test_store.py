@@ -35,8 +35,15 @@ def test_the_same_run_opens_it_again(tmp_path, spec):
     assert (tmp_path / "spec.json").stat().st_mtime_ns == before
 
 
+def test_a_start_that_was_refused_does_not_block_the_mended_command(tmp_path, spec, changed):
+    opened(tmp_path, spec)
+    opened(tmp_path, changed(spec, seed=3), "est-2")
+    assert json.loads((tmp_path / "spec.json").read_text())["run_id"] == "est-2"
+
+
 def test_another_spec_is_told_what_differs(tmp_path, spec, changed):
     opened(tmp_path, spec)
+    (tmp_path / "rows.csv").touch()
     other = changed(spec, seed=3, settings__lr=0.5)
     with pytest.raises(InputError) as caught:
         opened(tmp_path, other, "est-2")
@@ -48,6 +55,7 @@ def test_another_spec_is_told_what_differs(tmp_path, spec, changed):
 
 def test_the_same_spec_on_other_text(tmp_path, spec):
     opened(tmp_path, spec)
+    (tmp_path / "rows.csv").touch()
     with pytest.raises(InputError, match="the corpus has other content, or another version wrote it"):
         opened(tmp_path, spec, "est-2")
 
@@ -76,6 +84,11 @@ def test_a_file_in_the_way(tmp_path, spec):
         opened(tmp_path / "file", spec)
     with pytest.raises(InputError, match=r"cannot write to .*below \(Not a directory\); give another folder"):
         opened(tmp_path / "file" / "below", spec)
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path, spec):
+    with pytest.raises(InputError, match=r"the name of folder '.*caf.udce9' is not UTF-8; give another folder"):
+        opened(tmp_path / "caf\udce9", spec)
 
 
 @pytest.mark.parametrize(

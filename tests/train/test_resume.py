@@ -1,6 +1,7 @@
 """Stopped anywhere, by anything, and resumed: the same bits as never stopped."""
 
 import os
+import shutil
 import signal
 from contextlib import suppress
 
@@ -226,8 +227,6 @@ def killed(harness, tmp_path_factory):
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_named_with_what_to_do(harness, tmp_path, killed, unbroken, damage):
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(killed, run)
     newest = run / "checkpoints" / "step000006"
@@ -245,6 +244,32 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(harness, tmp_path, killed
     shutil.rmtree(newest)
     harness.train(run)  # as the message says
     assert harness.state(run, 12) == unbroken["est"]
+
+
+@pytest.mark.parametrize("state", [{"optimizer": 3}, {"optimizer": {}, "done": {}}, []])
+def test_a_state_of_something_else(harness, tmp_path, killed, state):
+    run = tmp_path / "run"
+    shutil.copytree(killed, run)
+    torch.save(state, run / "checkpoints" / "step000006" / "trainer.pt")
+    with pytest.raises(InputError, match=r"step000006 is damaged \(.*\); delete it to resume from step 5$"):
+        harness.train(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data.replace(b"_loss", b"\n\xff", 1)],
+    ids=["empty", "cut", "not text"],
+)
+def test_rows_that_were_lost_are_missed(harness, tmp_path, killed, change):
+    run = tmp_path / "run"
+    shutil.copytree(killed, run)
+    rows = run / "rows.csv"
+    rows.write_bytes(change(rows.read_bytes()))
+    with pytest.raises(InputError, match=r"rows\.csv has \d+ of the \d+ rows up to step 6; bring the file back, or"):
+        harness.train(run)
+    rows.unlink()
+    with pytest.raises(InputError, match="has 0 of the"):
+        harness.train(run)
 
 
 def test_a_damaged_only_checkpoint(harness, tmp_path):

@@ -30,6 +30,7 @@ BYTES = "--tokenizer bytes"
         ("--max-pairs 3", "max_pairs=3 is fewer than two batches of 2 probes"),
         ("--rel-se 0", "rel_se=0.0 is not positive"),
         ("--rel-se nan", "rel_se=nan is not positive"),
+        ("--rel-se inf", "rel_se=inf is not positive and finite"),
         ("--max-bytes -5", "max_bytes=-5 leaves no validation text"),
         ("--seq-len 100000", "seq_len=100000 is more than "),
         ("--device cuda", "--device cuda: torch sees no GPU here; use cpu"),

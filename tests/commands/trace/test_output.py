@@ -63,6 +63,17 @@ def test_a_budget_that_is_not_enough_is_a_warning(trace, run):
     assert json.loads(trace(run, "--rel-se 0.001 --json").out)["reached"] is False
 
 
+def test_too_few_measurements_are_never_enough(trace, run):
+    """Whatever the spread of a few says: batches that were not looked at are in no spread."""
+    asked = "--rel-se 0.9 --max-pairs 4 --probes 2 --micro-batch 1"
+    for over in ("distribution", "batches"):
+        result = trace(run, f"{asked} --over {over}")
+        assert "pairs over 2 batches are too few to trust their error of" in result.err, result
+        found = json.loads(trace(run, f"{asked} --over {over} --json").out)
+        assert found["reached"] is False
+        assert (found["stderr_data"] is None) == (over == "batches")
+
+
 def test_by_layer(trace, record, run):
     found = record(run, "--by-layer")
     assert found["engine"] == "hvp"
