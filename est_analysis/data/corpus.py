@@ -139,8 +139,8 @@ def _split_files(root: Path, suffixes: tuple[str, ...], skip: Container[str]) ->
 def _warn_of(root: Path, first: Path, count: int) -> None:
     if parent_process() is None:  # a worker's main process has said so
         name = str(first).encode(errors="surrogateescape").decode(errors="replace")
-        text = f"{count} files in '{root}' are not UTF-8 text and are left out, '{name}' the first"
-        print(f"est: warning: {text}", file=sys.stderr)
+        more = f" and {count - 1} more in '{root}'" if count > 1 else ""
+        print(f"est: warning: '{name}'{more} left out: not UTF-8 text", file=sys.stderr)
 
 
 def _folder_documents(root: Path, suffixes: tuple[str, ...], skip: Container[str]) -> Callable[[], Iterator[Document]]:
