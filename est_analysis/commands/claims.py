@@ -40,7 +40,7 @@ def claims(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
 ) -> None:
     """What the papers claim, what was measured, and which of it holds: nothing is run, committed rows are judged."""
-    from est_analysis.claims.provenance import find_run
+    from est_analysis.committed.records import find_run
     from est_analysis.report.claims_page import build_claims_page
     from est_analysis.report.claims_table import chance_note, markdown_table
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from est_analysis.claims.provenance import NOT_KEPT, RunRecord
+from est_analysis.committed.records import NOT_KEPT, RunRecord
 
 
 def print_run(run: RunRecord, *, as_json: bool) -> None:

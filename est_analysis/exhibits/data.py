@@ -27,6 +27,9 @@ OTHER_FILES: dict[str, OtherFile] = {
     "learning-rates": OtherFile(
         file="learning_rates.csv", command="est run reproduce --scale rates", written="rates.csv"
     ),
+    "learning-rates-longer": OtherFile(
+        file="learning_rates_report.csv", command="est run reproduce --scale report-rates", written="rates.csv"
+    ),
     "grid-rates": OtherFile(file="grid_rates.csv", command="est run grid --scale rates", written="rates.csv"),
     "longer-pair": OtherFile(
         file="longer_pair.csv",

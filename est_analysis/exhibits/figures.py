@@ -218,6 +218,11 @@ def learning_rates(data: DataFolder) -> Figures:
     return {"learning_rates": plots.learning_rates(data.rows("learning-rates"))}
 
 
+def learning_rates_longer(data: DataFolder) -> Figures:
+    """The same for the longer training."""
+    return {"learning_rates_longer": plots.learning_rates(data.rows("learning-rates-longer"))}
+
+
 def grid_rates(data: DataFolder) -> Figures:
     """The sweep behind the learning rates of `grid`, at the common budget."""
     sweep = data.rows("grid-rates")

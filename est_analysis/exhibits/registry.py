@@ -112,6 +112,12 @@ _ALL = (
     _figure("first-experiments", "EST and RaPTr on the simplest nets", figures.first_experiments, "first-experiments"),
     _figure("grid", "every method on every family at equal cost", figures.grid, "grid"),
     _figure("learning-rates", "learning rates of 'reproduce'", figures.learning_rates, "learning-rates"),
+    _figure(
+        "learning-rates-longer",
+        "learning rates of 'reproduce' for four times the steps",
+        figures.learning_rates_longer,
+        "learning-rates-longer",
+    ),
     _figure("grid-rates", "learning rates of 'grid'", figures.grid_rates, "grid-rates"),
     _figure("longer-pair", "EST and the full model, 6,000 steps", figures.longer_pair, "longer-pair"),
 )

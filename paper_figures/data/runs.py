@@ -1,4 +1,4 @@
-"""Adds how runs were made to runs.jsonl, for every run_id in the CSV files here (`est_analysis.exhibits.runs`).
+"""Adds how runs were made to runs.jsonl, for every run_id in the CSV files here (`est_analysis.committed.collect`).
 
     python paper_figures/data/runs.py runs reports
 
@@ -9,8 +9,8 @@ are left that no folder knows. 'est claims --run RUN_ID' shows one.
 import sys
 from pathlib import Path
 
+from est_analysis.committed.collect import collect_runs
 from est_analysis.errors import InputError
-from est_analysis.exhibits.runs import collect_runs
 
 if __name__ == "__main__":
     folders = [Path(name) for name in sys.argv[1:]]

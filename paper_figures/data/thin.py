@@ -1,4 +1,4 @@
-"""Thins the rows of a report to what figures and claims need, for committing (`est_analysis.exhibits.thin`).
+"""Thins the rows of a report to what figures and claims need, for committing (`est_analysis.committed.thin`).
 
     est run poly-raptr-vs-pld --scale report
     python paper_figures/data/thin.py reports/poly-raptr-vs-pld-report/rows.csv paper_figures/data/poly_raptr_vs_pld.csv
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from est_analysis.exhibits.thin import thin
+from est_analysis.committed.thin import thin
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:

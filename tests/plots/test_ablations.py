@@ -8,7 +8,7 @@ import pytest
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.est_ablations import TABLE_3
-from est_analysis.exhibits.thin import thin
+from est_analysis.committed.thin import thin
 
 TESTS = Path(__file__).parents[1]
 GAPS, SAVED, ablation_frame, raptr_frame = map(

@@ -59,7 +59,7 @@ def test_a_frame_of_other_runs_is_refused(draw):
 def test_thinning_loses_nothing_that_is_judged(frame):
     from est_analysis.claims import judge
     from est_analysis.claims.first_experiments import CLAIMS
-    from est_analysis.exhibits.thin import thin
+    from est_analysis.committed.thin import thin
 
     small = thin(frame)
     assert len(small) < 0.6 * len(frame)

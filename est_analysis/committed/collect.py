@@ -1,4 +1,4 @@
-"""Collects how committed runs were made, from their folders, into `runs.jsonl` (`claims.provenance`).
+"""Collects how committed runs were made, from their folders, into `runs.jsonl` (`committed.records`).
 
 A folder gives the spec of a run if that makes the run's id together with the hash of its data, and the environment if
 besides it is finished and its losses, or times, are the committed ones: one may have been made again elsewhere. Random
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from est_analysis.claims.provenance import RUNS_FILE, RunRecord, read_runs, runs_text
+from est_analysis.committed.records import RUNS_FILE, RunRecord, read_runs, runs_text
 from est_analysis.errors import InputError
 from est_analysis.experiments import first_experiments, linear_factors, stability_depth
 from est_analysis.experiments.identity import name_of_linear_net

@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from est_analysis.claims.provenance import RUNS_FILE, read_runs
+from est_analysis.committed.collect import collect_runs
+from est_analysis.committed.records import RUNS_FILE, read_runs
 from est_analysis.errors import InputError
-from est_analysis.exhibits.runs import collect_runs
 from est_analysis.experiments import stability_depth
 from est_analysis.experiments.polynomials import PolynomialSpec
 from est_analysis.experiments.run import prepare_data

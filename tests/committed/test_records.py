@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from est_analysis.claims.provenance import RUNS_FILE, RunRecord, find_run, read_runs, runs_text
+from est_analysis.committed.records import RUNS_FILE, RunRecord, find_run, read_runs, runs_text
 from est_analysis.errors import InputError
 from est_analysis.experiments.spec import TrainSpec, run_id
 from est_analysis.train.settings import Settings
