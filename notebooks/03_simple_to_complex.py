@@ -254,7 +254,7 @@ for scale, frame in frames.items():
 
 # %% [markdown]
 # The highest degree comes last in **every** method, the full model included: the order from simple to complex is not
-# something that RaPTr adds. (It is not strict either: at quick scale all five methods learn degree 4 before degree 3.)
+# something that RaPTr adds. (Nor is it strict: at quick scale degree 3 follows degree 4 in one seed or two of eight.)
 # That small subnetworks pronounce it shows at quick scale, where RaPTr's first stage is behind the full model at the
 # highest degree, and not at report scale. Mean errors at the end of that stage:
 

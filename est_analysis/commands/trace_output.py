@@ -82,6 +82,7 @@ def record_of(prepared: Any, found: Any, file: Path, settings: Any) -> dict[str,
         "text_source": asdict(settings.text),
         "over": settings.over,
         "file": str(file),
+        "batches_left": len(prepared.inputs) - found.batches,
         "reached": budget_of(settings, prepared).reached(found, len(prepared.inputs)),
         "rel_se": settings.rel_se,
     }
@@ -172,9 +173,12 @@ def warn_unless_reached(record: dict[str, Any]) -> None:
     error, asked = record["relative_stderr"], record["rel_se"]
     got = "unknown" if error is None else f"{100 * error:.1f} %"
     found = f"relative standard error {got} after {record['pairs']} pairs, not {100 * asked:g} %"
+    remedy = "raise --max-pairs to go on"
     if error is not None and error <= asked:
         found = f"{record['pairs']} pairs over {record['batches']} batches are too few to trust their error of {got}"
-    print(f"est: warning: {found}; raise --max-pairs to go on", file=sys.stderr)
+        if record.get("batches_left") == 0:
+            remedy = "the text has no more: give a longer one, a smaller --micro-batch, or --over batches"
+    print(f"est: warning: {found}; {remedy}", file=sys.stderr)
 
 
 def _block_table(rows: list[dict], total: float, title: str) -> Table:

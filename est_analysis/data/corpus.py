@@ -124,9 +124,10 @@ def library_files() -> list[tuple[Split, str, Path]]:
 
 def _split_files(root: Path, suffixes: tuple[str, ...], skip: Container[str]) -> list[tuple[Split, str, Path]]:
     found = [path for path in _walk(root, suffixes, skip) if path.stat().st_size]
-    files = [path for path in found if _is_text(path)]
-    if len(files) < len(found) and skip is not _NOT_LIBRARY:
-        _warn_of(root, next(path for path in found if path not in files), len(found) - len(files))
+    other = {path for path in found if not _is_text(path)}
+    files = [path for path in found if path not in other]
+    if other and skip is not _NOT_LIBRARY:
+        _warn_of(root, min(other), len(other))
     if not files:
         raise InputError(f"no UTF-8 text in folder '{root}'; it needs non-empty files ending in {', '.join(suffixes)}")
     names = {path: path.relative_to(root).as_posix() for path in files}

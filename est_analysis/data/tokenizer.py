@@ -57,7 +57,7 @@ def build_tokenizer(
 
 
 def tokenizer_key(spec: "str | PreTrainedTokenizerFast") -> str:
-    """What decides the tokens of a given corpus: the spec itself, or a hash of a loaded tokenizer's definition.
+    """What decides what is kept of a corpus: the spec itself, or a hash of a loaded tokenizer's definition and roles.
 
     Raises:
         InputError: as `build_tokenizer`.
@@ -67,7 +67,8 @@ def tokenizer_key(spec: "str | PreTrainedTokenizerFast") -> str:
     if isinstance(spec, str) and spec.startswith("bpe:"):
         return f"bpe:{_bpe_size(spec)}"
     tokenizer = _pretrained(spec)
-    definition = repr((_backend(tokenizer).to_str(), separator_id(tokenizer), roles(tokenizer)))
+    roles = sorted((role, str(token)) for role, token in tokenizer.special_tokens_map.items())
+    definition = repr((_backend(tokenizer).to_str(), separator_id(tokenizer), roles))
     return hashlib.sha256(definition.encode()).hexdigest()
 
 
@@ -83,11 +84,6 @@ def save(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
         raise
     except Exception as error:  # the tokenizers library has no type of its own
         raise OSError(0, reason(error)) from error
-
-
-def roles(tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str, str]]:
-    """(role, token) of every special token that has one, such as `mask_token`."""
-    return sorted((role, str(token)) for role, token in tokenizer.special_tokens_map.items())
 
 
 def load_saved(folder: Path) -> "PreTrainedTokenizerFast":

@@ -13,7 +13,7 @@ import numpy as np
 
 from est_analysis.data.cache import cache_root, cached_folder
 from est_analysis.data.corpus import SPLITS, Corpus, require_splits
-from est_analysis.data.tokenizer import build_tokenizer, encode, load_saved, roles, save, separator_id, tokenizer_key
+from est_analysis.data.tokenizer import build_tokenizer, encode, load_saved, save, separator_id, tokenizer_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -113,9 +113,7 @@ def _write(
             files[split].write(data)
             digests[split].update(data)
     require_splits(corpus.name, [split for split in SPLITS if num_bytes[split]])
-    content = [[digests[split].hexdigest() for split in SPLITS], vocabulary, separator]
-    if not (isinstance(tokenizer_spec, str) and tokenizer_spec.startswith(("bytes", "bpe:"))):
-        content.append(roles(tokenizer))  # those of our own are always the same
+    content = repr(([digests[split].hexdigest() for split in SPLITS], vocabulary, separator))
     return {
         "corpus": corpus.name,
         "tokenizer": tokenizer_spec if isinstance(tokenizer_spec, str) else str(tokenizer_spec.name_or_path),
@@ -123,5 +121,5 @@ def _write(
         "vocab_size": vocab_size,
         "separator_id": separator,
         "num_bytes": num_bytes,
-        "hash": hashlib.sha256(repr(tuple(content)).encode()).hexdigest(),
+        "hash": hashlib.sha256(content.encode()).hexdigest(),
     }

@@ -1,9 +1,11 @@
 """Tables of what only we measured: the grid, the ablations, traces at equal loss. No published numbers beside them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import pandas as pd
 
+from est_analysis.claims import Measured, NotMeasured
 from est_analysis.claims.ablation_checks import prices
 from est_analysis.claims.checks import final_loss_gap
 from est_analysis.claims.equal_loss import CORPORA
@@ -64,8 +66,15 @@ def _row(method: str) -> str:
 
 def _loss(rows: pd.DataFrame, method: str) -> Cell:
     if method == "full":
-        return Cell(ours=final_mean(rows, method=method))
-    return Cell(ours=final_loss_gap(rows, method), form="+.3f")
+        return _cell(lambda: final_mean(rows, method=method), ".3f")
+    return _cell(lambda: final_loss_gap(rows, method), "+.3f")
+
+
+def _cell(check: Callable[[], Measured], form: str) -> Cell:
+    try:
+        return Cell(ours=check(), form=form)
+    except NotMeasured as missing:
+        return Cell(why=str(missing))
 
 
 def ablation_losses(frame: pd.DataFrame, title: str) -> Table:
@@ -80,11 +89,11 @@ def ablation_losses(frame: pd.DataFrame, title: str) -> Table:
         row = _row(method)
         cells[row, "loss minus the full model's"] = _loss(frame, method)
         if method != "full":
-            price = over_seeds(prices(frame, method)[method], unit="nats", detail="")
-            cells[row, "layer FLOPs saved, %"] = Cell(ours=saved(frame, method=method), form=".1f")
-            cells[row, "nats per 10 % saved"] = Cell(ours=price, form="+.3f")
-        rate = frame.loc[frame["method"] == method, "lr"].iloc[0]
-        cells[row, "learning rate"] = exact(rate, "", form="g")
+            cells[row, "layer FLOPs saved, %"] = _cell(partial(saved, frame, method=method), ".1f")
+            cells[row, "nats per 10 % saved"] = _cell(partial(_price, frame, method), "+.3f")
+        if "lr" in frame.columns:
+            rate = frame.loc[frame["method"] == method, "lr"].iloc[0]
+            cells[row, "learning rate"] = exact(rate, "", form="g")
     return Table(
         title=title,
         heading="contender",
@@ -94,6 +103,10 @@ def ablation_losses(frame: pd.DataFrame, title: str) -> Table:
             f"{_INTERVALS}.",
         ),
     )
+
+
+def _price(frame: pd.DataFrame, method: str) -> Measured:
+    return over_seeds(prices(frame, method)[method], unit="nats", detail="")
 
 
 def traces_at_equal_loss(ratios: Iterable[pd.DataFrame]) -> Table:
@@ -123,8 +136,8 @@ def traces_at_equal_loss(ratios: Iterable[pd.DataFrame]) -> Table:
         heading="trace of",
         cells=cells,
         notes=(
-            f"Geometric means over {seeds} with 95 % t intervals of the logarithm; each at its own best rate unless a "
-            "row says otherwise. No entry: not run, one rate is best for both, or some seed cannot be read at equal "
-            "loss.",
+            f"Geometric means over {seeds} with 95 % t intervals of the logarithm. EST, RaPTr, dropout and the full "
+            "model each at its own best rate unless a row says otherwise; EST with something changed at EST's. No "
+            "entry: not run, one rate is best for both, or some seed cannot be read at equal loss.",
         ),
     )

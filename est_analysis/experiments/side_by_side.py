@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from est_analysis.errors import Diverged
+from est_analysis.errors import Diverged, InputError
 from est_analysis.experiments.afterwards import Afterwards
 from est_analysis.experiments.pool import progress_line, run_in_pool
 from est_analysis.experiments.run import prepare_data, run
@@ -69,7 +69,11 @@ def run_all(
 
 
 def _names(entries: Iterable[Entry]) -> dict[str, Entry]:
-    """The entries by run_id; every text is prepared, once, before several processes ask for it."""
+    """The entries by run_id; every text is prepared, once, before several processes ask for it.
+
+    Raises:
+        InputError: two of them are one run.
+    """
     hashes: dict[tuple, str] = {}
     names = {}
     for entry in entries:
@@ -77,7 +81,11 @@ def _names(entries: Iterable[Entry]) -> dict[str, Entry]:
         text = (spec.corpus, spec.dataset_config, spec.text_column, spec.max_bytes, spec.tokenizer)
         if text not in hashes:
             hashes[text] = prepare_data(spec).hash
-        names[run_id(spec, data_hash=hashes[text])] = entry
+        name = run_id(spec, data_hash=hashes[text])
+        if name in names:
+            both = " and ".join(str(dict(one.labels)) for one in (names[name], entry))
+            raise InputError(f"{both} are one run, {name}; give one of them")
+        names[name] = entry
     return names
 
 

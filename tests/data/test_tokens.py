@@ -201,6 +201,14 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path):
     assert _folders(tmp_path) == []
 
 
+def test_a_text_that_is_gone_is_no_full_disk(tmp_path):
+    def build(folder):
+        (tmp_path / "gone.txt").read_text()
+
+    with pytest.raises(InputError, match=r"cannot read '.*gone.txt': No such file or directory; give a readable file"):
+        cache.cached_folder(tmp_path / "key", build)
+
+
 def test_another_machine_finishing_first_wins(tmp_path):
     """Locks may not reach it."""
 

@@ -28,6 +28,17 @@ def test_a_method_that_ran_on_one_family_only_has_one_entry():
     assert "| method | GPT-2 | Llama |" in table.markdown()  # nothing is a paper's: nothing is called ours
 
 
+def test_what_cannot_be_compared_says_why():
+    frame = grid_frame(families=("gpt2",))
+    (table,) = grid_losses([frame[frame["method"] != "full"]]).values()
+    assert table.cells["EST", "GPT-2"].why == "no run of method 'full' at this scale"
+    frame = run_path(str(TESTS / "synthetic_ablations.py"))["ablation_frame"]()
+    lost = (frame["method"] == "est/mild") & (frame["metric"] == "layer_flops")
+    cells = ablation_losses(frame[~lost].drop(columns="lr", errors="ignore"), "Ablations").cells
+    assert cells["EST, rates ¾", "nats per 10 % saved"].why == "layer_flops of 'est/mild' was not recorded"
+    assert not any(column == "learning rate" for _, column in cells)
+
+
 def test_several_lengths_are_the_shortest_and_the_longest():
     assert list(grid_losses([grid_frame()] * 3)) == ["grid_losses", "grid_losses_longer"]
 

@@ -161,6 +161,12 @@ def test_a_run_that_diverges_stops_all_but_a_sweep_of_rates(spec, changed, tmp_p
     assert losses[1] == float("inf")
 
 
+def test_two_labels_for_one_run_are_refused(spec, tmp_path):
+    entries = [Entry(spec=spec, labels={"method": name}) for name in ("a", "b")]
+    with pytest.raises(InputError, match=r"\{'method': 'a'\} and \{'method': 'b'\} are one run, est-\w+; give one"):
+        run_all(entries, root=tmp_path, workers=0)
+
+
 @pytest.mark.parametrize(("cpus", "workers", "threads"), [(8, 2, 4), (2, 2, 1), (1, 4, 1), (2, 0, 0)])
 def test_workers_share_the_cpus(monkeypatch, cpus, workers, threads):
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)

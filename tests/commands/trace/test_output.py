@@ -74,6 +74,12 @@ def test_too_few_measurements_are_never_enough(trace, run):
         assert (found["stderr_data"] is None) == (over == "batches")
 
 
+def test_a_text_of_few_batches_says_what_would_help(trace, run):
+    result = trace(run, "--rel-se 0.9 --max-pairs 200 --probes 2 --micro-batch 20")
+    assert "are too few to trust their error of" in result.err
+    assert "the text has no more: give a longer one, a smaller --micro-batch, or --over batches" in result.err
+
+
 def test_by_layer(trace, record, run):
     found = record(run, "--by-layer")
     assert found["engine"] == "hvp"
