@@ -165,7 +165,7 @@ def test_their_commands_can_be_typed(name):
         if program == "train":
             settings = Settings(
                 **{name: given[name] for name in ("steps", "lr", "warmup", "decay", "accumulation", "precision")}
-                | {"warmup": max(0, given["warmup"])}
+                | {"warmup": given["warmup"] or 0}
             )
             named = ("family", "preset", "method", "schedule", "objective", "corpus", "dataset_config", "tokenizer")
             spec = TrainSpec(

@@ -89,7 +89,7 @@ OTHERS = [
     ),
     (
         "run reproduce --scale smoek",
-        "unknown scale 'smoek': did you mean 'smoke'? Known: gpu, quick, rates, report, smoke",
+        "unknown scale 'smoek': did you mean 'smoke'? Known: gpu, quick, rates, report, report-rates, smoke",
     ),
     ("run reproduce --scale smoke --seeds 0", "seeds=0 must be at least 1"),
     ("run grid --scael smoke", "No such option: --scael (Possible options: "),
@@ -112,7 +112,7 @@ OTHERS = [
         "recipe stability-vs-depth trains on no text; leave '--corpus hmm:2,",
     ),
     ("run transition-smoothness --corpus a", "recipe transition-smoothness trains on no text; leave '--corpus a' away"),
-    ("trace nowhere --rel-se 0", "rel_se=0.0 is not positive; 0.02 asks for 2 %"),
+    ("trace nowhere --rel-se 0", "rel_se=0.0 is not positive and finite; 0.02 asks for 2 %"),
     ("figures --scale exact", "unknown scale 'exact': Known: gpu, quick, report, smoke"),
     ("run reproduce --scale smoke --workers -1", "workers=-1 must be 1 or more, or 0 for the recipe's own number"),
     ("train --lr inf", "lr=inf must be above 0 and finite"),
