@@ -122,7 +122,8 @@ def test_ctrl_c_stops_a_whole_recipe(shared, tmp_path):
     process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
     try:
         runs = tmp_path / "runs"
-        until(lambda: len([path for path in runs.glob("*/rows.csv") if "train_loss" in path.read_text()]) == 2)
+        trained = "train_loss"  # of both: three processes have to load torch first, on whatever else is busy
+        until(lambda: len([path for path in runs.glob("*/rows.csv") if trained in path.read_text()]) == 2, seconds=180)
         os.killpg(process.pid, signal.SIGINT)
         lines = process.communicate(timeout=60)[1].splitlines()
     finally:
