@@ -69,12 +69,12 @@ def cached_folder(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict
             meta = _seal(building, folder.name, build(building))
             _publish(building, folder)
     except OSError as error:
-        if error.filename is not None and building not in Path(error.filename).parents:
+        if error.filename is not None and not Path(error.filename).is_relative_to(folder.parent):
             text = f"cannot read '{error.filename}': {error.strerror}; give a readable file or folder"
             raise InputError(text) from error
+        why = error.strerror or reason(error)
         raise InputError(
-            f"cannot fill the cache '{folder.parent}' ({reason(error)}); free some space, or set EST_ANALYSIS_CACHE to "
-            "another folder"
+            f"cannot fill the cache '{folder.parent}' ({why}); free some space, or set EST_ANALYSIS_CACHE to another folder"
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)

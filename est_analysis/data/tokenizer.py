@@ -1,6 +1,7 @@
 """Tokenizers: bytes (default), byte-level BPE trained on the corpus, or any fast Hugging Face tokenizer."""
 
 import copy
+import errno
 import hashlib
 import json
 import sys
@@ -80,10 +81,10 @@ def save(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     """
     try:
         tokenizer.save_pretrained(folder)
-    except OSError:
-        raise
-    except Exception as error:  # the tokenizers library has no type of its own
-        raise OSError(0, reason(error)) from error
+    except Exception as error:  # the tokenizers library has no type of its own, but names the system's error
+        if "os error" not in str(error):
+            raise
+        raise OSError(errno.EIO, reason(error)) from error
 
 
 def load_saved(folder: Path) -> "PreTrainedTokenizerFast":

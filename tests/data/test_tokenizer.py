@@ -163,6 +163,13 @@ def test_a_full_disk_is_an_os_error(bpe, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device"):
         save(bpe, tmp_path)
 
+    def wrong(folder):
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(bpe, "save_pretrained", wrong)
+    with pytest.raises(KeyError):
+        save(bpe, tmp_path)
+
 
 def test_another_mask_token_is_not_taken_from_the_cache(corpus, bpe, tmp_path):
     """The tokens are the same, and say so; what an objective reads of the tokenizer is not."""

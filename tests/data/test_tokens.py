@@ -203,10 +203,10 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path):
 
 def test_a_text_that_is_gone_is_no_full_disk(tmp_path):
     def build(folder):
-        (tmp_path / "gone.txt").read_text()
+        (tmp_path / "texts" / "gone.txt").read_text()
 
     with pytest.raises(InputError, match=r"cannot read '.*gone.txt': No such file or directory; give a readable file"):
-        cache.cached_folder(tmp_path / "key", build)
+        cache.cached_folder(tmp_path / "cache" / "key", build)
 
 
 def test_another_machine_finishing_first_wins(tmp_path):

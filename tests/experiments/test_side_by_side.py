@@ -62,13 +62,17 @@ def test_when_one_run_fails_the_others_save_and_stop(spec, changed, tmp_path, mo
     assert time.monotonic() - start < 20
 
 
+def started(spec, root):
+    """A process that makes one run of `spec`, in a worker of its own."""
+    entries, how = [Entry(spec=spec)], {"root": root, "workers": 1}
+    parent = multiprocessing.get_context("fork").Process(target=run_all, args=(entries,), kwargs=how)
+    parent.start()
+    return parent
+
+
 def test_workers_end_when_their_parent_is_killed(spec, changed, tmp_path, monkeypatch, forked):
     monkeypatch.setattr(module, "_run_one", fail_or_wait)
-    plan = {"root": tmp_path, "workers": 1}
-    parent = multiprocessing.get_context("fork").Process(
-        target=run_all, args=([Entry(spec=changed(spec, seed=1))],), kwargs=plan
-    )
-    parent.start()
+    parent = started(changed(spec, seed=1), tmp_path)
     assert wait_for(tmp_path / "started")
     parent.kill()
     parent.join()
@@ -90,11 +94,7 @@ def save_and_go_on(entry, root, execution, diverging):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for the orphan in /proc")
 def test_no_worker_is_left_when_the_parent_is_killed(spec, changed, tmp_path, monkeypatch, forked):
     monkeypatch.setattr(module, "_run_one", save_and_go_on)
-    plan = {"root": tmp_path, "workers": 1}
-    parent = multiprocessing.get_context("fork").Process(
-        target=run_all, args=([Entry(spec=changed(spec, seed=1))],), kwargs=plan
-    )
-    parent.start()
+    parent = started(changed(spec, seed=1), tmp_path)
     assert wait_for(tmp_path / "worker")
     parent.kill()
     parent.join()
