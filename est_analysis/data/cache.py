@@ -74,7 +74,8 @@ def cached_folder(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict
             raise InputError(text) from error
         why = error.strerror or reason(error)
         raise InputError(
-            f"cannot fill the cache '{folder.parent}' ({why}); free some space, or set EST_ANALYSIS_CACHE to another folder"
+            f"cannot fill the cache '{folder.parent}' ({why}); free some space, or set EST_ANALYSIS_CACHE to another "
+            "folder"
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
