@@ -25,7 +25,7 @@ figures: $(READY)  ## redraw every figure and table of the papers from the commi
 	$(BIN)/est figures
 	$(BIN)/python paper_figures/readme.py
 
-bench: $(READY)  ## the benchmarks of the README; minutes
+bench: $(READY)  ## the benchmarks of benchmarks/README.md; minutes
 	$(BIN)/python benchmarks/subnet_step.py
 	$(BIN)/python benchmarks/subnet_step.py --family llama
 	$(BIN)/python benchmarks/subnet_step.py --family bert

@@ -1,22 +1,37 @@
-"""The parts of README.md that are generated: the table of claims, and tables that `est figures` wrote beside this file.
+"""Fills in what is generated of the pages: README.md, and README.md and claims.md beside this file.
 
-`python paper_figures/readme.py` fills them in; what is between `<!-- NAME.md -->` and `<!-- end -->` is
-the table of the file of that name. A test keeps them equal.
+`python paper_figures/readme.py` does so, from the committed data:
+
+- between `<!-- NAME.md -->` and `<!-- end -->` the table of the file of that name, which `est figures` wrote here;
+- between `<!-- scales A B -->` and `<!-- end -->` what came of claims at the scales A and B, a row a claim, whose words
+  and id are typed;
+- in claims.md the table of every claim.
+
+A test keeps pages and data equal.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from est_analysis.claims.evidence import judge_all
+from est_analysis.claims.evidence import Judged, judge_all
 from est_analysis.report.claims_table import BEGIN, END, markdown_table
+from est_analysis.report.scales_table import filled_rows
 
 FOLDER = Path(__file__).resolve().parent
-README = FOLDER.parent / "README.md"
+PAGES = (FOLDER.parent / "README.md", FOLDER / "README.md", FOLDER / "claims.md")
 
 
-def filled(text: str) -> str:
-    """`text` of a README with its generated parts as the committed data give them."""
-    text = re.sub(rf"{BEGIN}.*{END}", lambda _: markdown_table(judge_all(FOLDER / "data")), text, flags=re.DOTALL)
+def filled(text: str, judged: Sequence[Judged]) -> str:
+    """`text` of a page with its generated parts as `judged` and the tables of this folder have them."""
+    by_id = {one.claim.id: one for one in judged}
+
+    def scales(found: re.Match) -> str:
+        begin, names, rows, end = found.groups()
+        return begin + "".join(f"{row}\n" for row in filled_rows(rows.splitlines(), names.split(), by_id)) + end
+
+    text = re.sub(rf"{BEGIN}.*{END}", lambda _: markdown_table(judged), text, flags=re.DOTALL)
+    text = re.sub(r"(<!-- scales ([\w ]+) -->\n)(.*?)(<!-- end -->)", scales, text, flags=re.DOTALL)
     return re.sub(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", _table, text, flags=re.DOTALL)
 
 
@@ -27,4 +42,6 @@ def _table(found: re.Match) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    judged = judge_all(FOLDER / "data")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8"), judged), encoding="utf-8")

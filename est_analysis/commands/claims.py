@@ -33,7 +33,7 @@ def claims(
         Path, typer.Option(help="Folder of measured rows, named as in paper_figures/data.", show_default=False)
     ] = DATA,
     html: Annotated[Path | None, typer.Option(help="Write a page to browse them offline to this file.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print them as a Markdown table.")] = False,
     run: Annotated[
         str, typer.Option(metavar="RUN_ID", help="Show instead how a committed run was made: spec, data, environment.")
     ] = "",

@@ -1,4 +1,4 @@
-"""Verdicts as text: the README's table, in which claims of one group share a row, and the note on chance."""
+"""Verdicts as text: the table of claims.md, in which claims of one group share a row, and the note on chance."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""`est claims`: what it prints, the page in a real browser, and the README's table."""
+"""`est claims`: what it prints, the page in a real browser, and the Markdown table."""
 
 import json
 import re
@@ -284,7 +284,7 @@ def test_nothing_is_wider_than_a_phone(page):
     assert scroll <= window <= 500
 
 
-# The README's table ---------------------------------------------------------------------------------------------------
+# The Markdown table ---------------------------------------------------------------------------------------------------
 
 
 def test_the_markdown_table_has_a_row_a_group(est, data):
