@@ -1,10 +1,11 @@
-"""Fills in what is generated of the pages: README.md, and README.md and claims.md beside this file.
+"""Fills in what is generated of the pages: README.md, and README.md, claims.md and est_audit.md beside this file.
 
 `python paper_figures/readme.py` does so, from the committed data:
 
 - between `<!-- NAME.md -->` and `<!-- end -->` the table of the file of that name, which `est figures` wrote here;
 - between `<!-- scales A B -->` and `<!-- end -->` what came of claims at the scales A and B, a row a claim, whose words
   and id are typed;
+- between `<!-- audit -->` and `<!-- end -->` what `est audit --markdown` prints;
 - in claims.md the table of every claim.
 
 A test keeps pages and data equal.
@@ -14,12 +15,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from est_analysis.claims.audit import audit, read_book
 from est_analysis.claims.evidence import Judged, judge_all
+from est_analysis.report.audit_table import markdown
 from est_analysis.report.claims_table import BEGIN, END, markdown_table
 from est_analysis.report.scales_table import filled_rows
 
 FOLDER = Path(__file__).resolve().parent
-PAGES = (FOLDER.parent / "README.md", FOLDER / "README.md", FOLDER / "claims.md")
+PAGES = (FOLDER.parent / "README.md", *(FOLDER / name for name in ("README.md", "claims.md", "est_audit.md")))
 
 
 def filled(text: str, judged: Sequence[Judged]) -> str:
@@ -32,7 +35,12 @@ def filled(text: str, judged: Sequence[Judged]) -> str:
 
     text = re.sub(rf"{BEGIN}.*{END}", lambda _: markdown_table(judged), text, flags=re.DOTALL)
     text = re.sub(r"(<!-- scales ([\w ]+) -->\n)(.*?)(<!-- end -->)", scales, text, flags=re.DOTALL)
+    text = re.sub(r"(<!-- audit -->\n).*?(<!-- end -->)", _audit, text, flags=re.DOTALL)
     return re.sub(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", _table, text, flags=re.DOTALL)
+
+
+def _audit(found: re.Match) -> str:
+    return f"{found[1]}{markdown(audit(read_book(FOLDER / 'data' / 'published.csv')))}\n{found[2]}"
 
 
 def _table(found: re.Match) -> str:

@@ -10,18 +10,23 @@ from rich.table import Table
 
 from est_analysis.commands.options import Json
 from est_analysis.committed import DATA
+from est_analysis.errors import InputError
 
 _PUBLISHED = DATA / "published.csv"
 
 
 def audit(
     published: Annotated[Path, typer.Option(help="File of published values.", show_default=False)] = _PUBLISHED,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_json: Json = False,
 ) -> None:
     """EST's own numbers: each that can be recomputed from what the paper says, and whether it agrees."""
     from est_analysis.claims.audit import audit as findings_of
     from est_analysis.claims.audit import read_book
+    from est_analysis.report.audit_table import markdown as as_markdown
 
+    if markdown and as_json:
+        raise InputError("--markdown and --json exclude each other: give one")
     findings = findings_of(read_book(published))
     if as_json:
         records = [
@@ -37,27 +42,21 @@ def audit(
             for found in findings
         ]
         print(json.dumps({"paper": "EST", "numbers": records}, indent=1))
+    elif markdown:
+        print(as_markdown(findings))
     else:
         _print_findings(findings)
 
 
 def _print_findings(findings) -> None:
+    from est_analysis.report.audit_table import COLUMNS, agreement, row
+
     table = Table(title="EST (arXiv 2406.06962) recomputed from what it prints", title_justify="left")
-    for heading in ("where", "what", "of"):
-        table.add_column(heading)
-    table.add_column("printed", justify="right", no_wrap=True)
-    table.add_column("recomputed", justify="right")
-    table.add_column("agrees")
-    table.add_column("from")
+    for heading in COLUMNS:
+        numbers = heading in ("printed", "recomputed")
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading == "printed")
     for found in findings:
-        ends = dict.fromkeys(found.printed.written_like_it(end) for end in vars(found.recomputed).values())
-        agrees = "yes" if found.agrees else "[bold red]no[/bold red]"
-        row = (found.locus, found.column, found.row, found.printed.text, " to ".join(ends), agrees, found.how)
-        table.add_row(*row)
+        table.add_row(*(cell if cell != "no" else "[bold red]no[/bold red]" for cell in row(found)))
     console = Console()
     console.print(table)
-    console.print(
-        f"{sum(found.agrees for found in findings)} of {len(findings)} agree: some number that rounds to the printed "
-        "one is within what the paper's own settings and rounded numbers allow.",
-        highlight=False,
-    )
+    console.print(agreement(findings), highlight=False)

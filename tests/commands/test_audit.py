@@ -31,3 +31,15 @@ def test_a_file_of_something_else_is_refused(est, tmp_path):
     assert est("audit", "--published", "own.csv").error.startswith(
         "'own.csv' has columns ['a', 'b']; a file of publish"
     )
+
+
+def test_a_markdown_table_begins_with_what_disagrees(est):
+    lines = est("audit", "--markdown").out.splitlines()
+    assert lines[-1].startswith("38 of 49 agree")
+    rows = [line for line in lines if line.startswith("|")][2:]
+    assert [row.count("| **no** |") for row in rows] == [1] * 11 + [0] * 38
+    assert all(row.count("|") == 8 for row in rows)
+
+
+def test_two_formats_are_refused(est):
+    assert est("audit", "--markdown", "--json").error == "--markdown and --json exclude each other: give one"
