@@ -19,8 +19,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from est_analysis.experiments.polynomial_recipes import STUDY_SCALES
-from est_analysis.experiments.polynomials import PolynomialData, PolynomialSpec
+from est_analysis.experiments.small_nets.polynomial_recipes import STUDY_SCALES
+from est_analysis.experiments.small_nets.polynomials import PolynomialData, PolynomialSpec
 from est_analysis.models.bank import ResidualNetBank, join_masks
 from est_analysis.train.allocator import keep_freed_memory
 from est_analysis.train.optim import build_optimizer

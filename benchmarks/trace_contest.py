@@ -16,8 +16,8 @@ from est_analysis.curvature.loss import LanguageModelObjective
 from est_analysis.curvature.probes import Probes
 from est_analysis.curvature.taylor.engine import TaylorEngine
 from est_analysis.data.batches import Batches
-from est_analysis.experiments.run import prepare_data, run
-from est_analysis.experiments.spec import TrainSpec
+from est_analysis.experiments.runs.run import prepare_data, run
+from est_analysis.experiments.runs.spec import TrainSpec
 from est_analysis.train.settings import Execution, Settings
 
 # shape: how it is trained

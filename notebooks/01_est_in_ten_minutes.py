@@ -31,9 +31,9 @@ from IPython.display import display
 
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
-from est_analysis.experiments.run import run
-from est_analysis.experiments.spec import TrainSpec
-from est_analysis.experiments.store import collect
+from est_analysis.experiments.runs.run import run
+from est_analysis.experiments.runs.spec import TrainSpec
+from est_analysis.experiments.runs.store import collect
 from est_analysis.models.families import find_preset
 from est_analysis.models.gpt2.model import GPT2
 from est_analysis.rng import stream

@@ -47,9 +47,9 @@ from est_analysis.curvature.taylor.engine import TaylorEngine
 from est_analysis.curvature.trace import Budget, hutchinson
 from est_analysis.data.corpus import open_corpus
 from est_analysis.data.tokens import load_tokens
-from est_analysis.experiments.run import run
-from est_analysis.experiments.spec import TrainSpec
-from est_analysis.experiments.store import collect
+from est_analysis.experiments.runs.run import run
+from est_analysis.experiments.runs.spec import TrainSpec
+from est_analysis.experiments.runs.store import collect
 from est_analysis.rng import stream
 from est_analysis.train.settings import Execution, Settings
 

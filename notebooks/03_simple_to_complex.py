@@ -37,8 +37,8 @@ from est_analysis import plots
 from est_analysis.claims import CLAIMS, final, judge, saving
 from est_analysis.claims.raptr_polynomials import top_degree
 from est_analysis.data.boolean import exact_coefficients
-from est_analysis.experiments.polynomials import PolynomialSpec, run_polynomials
-from est_analysis.experiments.store import collect
+from est_analysis.experiments.runs.store import collect
+from est_analysis.experiments.small_nets.polynomials import PolynomialSpec, run_polynomials
 from est_analysis.theory.two_block import (
     TwoBlock,
     coefficients,

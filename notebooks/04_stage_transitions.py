@@ -39,9 +39,9 @@ from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.raptr_stability import predicted_stability
 from est_analysis.curvature.checkpoint import load
 from est_analysis.curvature.locate import locate, locate_revisions
-from est_analysis.experiments.run import run
-from est_analysis.experiments.spec import TrainSpec
-from est_analysis.experiments.stability_depth import SCALES, measure_stability_depth
+from est_analysis.experiments.runs.run import run
+from est_analysis.experiments.runs.spec import TrainSpec
+from est_analysis.experiments.small_nets.stability_depth import SCALES, measure_stability_depth
 from est_analysis.theory.stability import loss_gap_bound, mean_psi_bound, psi_norm, psi_residual, psi_residual_norm
 from est_analysis.train.settings import Execution, Settings
 

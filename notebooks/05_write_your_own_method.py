@@ -32,10 +32,10 @@ from IPython.display import display
 from est_analysis import plots
 from est_analysis.claims.claim import decide
 from est_analysis.claims.grid import loss_difference
-from est_analysis.experiments.contenders import CONTENDERS, Contender
-from est_analysis.experiments.grid import SCALES, entries
-from est_analysis.experiments.grid_rates import BEST_RATE
-from est_analysis.experiments.side_by_side import run_all
+from est_analysis.experiments.language_models.contenders import CONTENDERS, Contender
+from est_analysis.experiments.language_models.grid import SCALES, entries
+from est_analysis.experiments.language_models.grid_rates import BEST_RATE
+from est_analysis.experiments.runs.side_by_side import run_all
 from est_analysis.methods import METHODS, build_method
 from est_analysis.methods.cost import method_cost
 from est_analysis.methods.method import StagedMethod

@@ -37,8 +37,8 @@ from IPython.display import display
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.equal_loss import log_ratios, traces_by_part
-from est_analysis.experiments.flatness import SCALES, entries
-from est_analysis.experiments.side_by_side import run_all
+from est_analysis.experiments.language_models.flatness import SCALES, entries
+from est_analysis.experiments.runs.side_by_side import run_all
 
 # %matplotlib inline
 

@@ -34,8 +34,8 @@ from IPython.display import display
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.exhibits.est_tables import SCHEDULES
-from est_analysis.experiments.est_ablations import ABLATION, BEST_RATE, CONTENDERS
-from est_analysis.experiments.rate_sweep import RATES
+from est_analysis.experiments.language_models.est_ablations import ABLATION, BEST_RATE, CONTENDERS
+from est_analysis.experiments.runs.rate_sweep import RATES
 from est_analysis.report.ablations import ablations_table
 from est_analysis.rng import stream
 from est_analysis.subnet.cost import find_architecture, schedule_cost
@@ -114,7 +114,7 @@ display(pd.DataFrame(rows).round(3))
 # ## 2. Learning rates
 #
 # Of 2, 4 and 8e-3 each contender tries all on seed 100, and the next octave where the best is at an end. The two best
-# then run on two seeds more, and the lowest mean of three counts (`experiments.rate_sweep`). None of these seeds is
+# then run on two seeds more, and the lowest mean of three counts (`rate_sweep`). None of these seeds is
 # used below. First the losses on seed 100, then, of those that ran on three, the means.
 
 # %%

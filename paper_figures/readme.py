@@ -6,15 +6,20 @@
 - between `<!-- scales A B -->` and `<!-- end -->` what came of claims at the scales A and B, a row a claim, whose words
   and id are typed;
 - between `<!-- audit -->` and `<!-- end -->` what `est audit --markdown` prints;
+- between `<!-- output of est ... -->` and `<!-- end -->` what that command prints;
 - in claims.md the table of every claim.
 
 A test keeps pages and data equal.
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from est_analysis.__main__ import app
 from est_analysis.claims.audit import audit, read_book
 from est_analysis.claims.evidence import Judged, judge_all
 from est_analysis.report.audit_table import markdown
@@ -35,12 +40,22 @@ def filled(text: str, judged: Sequence[Judged]) -> str:
 
     text = re.sub(rf"{BEGIN}.*{END}", lambda _: markdown_table(judged), text, flags=re.DOTALL)
     text = re.sub(r"(<!-- scales ([\w ]+) -->\n)(.*?)(<!-- end -->)", scales, text, flags=re.DOTALL)
+    text = re.sub(r"(<!-- output of est (.+?) -->\n).*?(<!-- end -->)", _output, text, flags=re.DOTALL)
     text = re.sub(r"(<!-- audit -->\n).*?(<!-- end -->)", _audit, text, flags=re.DOTALL)
     return re.sub(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", _table, text, flags=re.DOTALL)
 
 
 def _audit(found: re.Match) -> str:
     return f"{found[1]}{markdown(audit(read_book(FOLDER / 'data' / 'published.csv')))}\n{found[2]}"
+
+
+def _output(found: re.Match) -> str:
+    begin, arguments, end = found.groups()
+    printed = CliRunner(env={"COLUMNS": "110", "TERM": "dumb"}).invoke(
+        app, shlex.split(arguments), catch_exceptions=False
+    )
+    lines = [line.rstrip() for line in printed.output.splitlines()]
+    return "\n".join([f"{begin}```text", f"$ est {arguments}", *lines, "```", end])
 
 
 def _table(found: re.Match) -> str:

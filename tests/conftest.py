@@ -52,7 +52,9 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def spec(shared):
     """A run of four steps."""
-    from est_analysis.experiments.spec import TrainSpec  # not at the top: shapes are checked in what is imported later
+    from est_analysis.experiments.runs.spec import (
+        TrainSpec,  # not at the top: shapes are checked in what is imported later
+    )
     from est_analysis.train.settings import Settings
 
     settings = Settings(steps=4, log_every=2, eval_every=2, save_every=2)

@@ -1,6 +1,6 @@
 """What was measured of EST's sampling, what theory predicts of it, and both side by side.
 
-The measurement is `experiments.sampling_loss`, the prediction `theory.sampling_penalty`: with the loss's own second
+The measurement is `sampling_loss`, the prediction `theory.sampling_penalty`: with the loss's own second
 derivatives towards the masks, or by formula with the Fisher matrix.
 """
 

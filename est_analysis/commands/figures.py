@@ -76,7 +76,7 @@ def _remeasure(chosen: Sequence["Exhibit"], data: Path, scale: str, *, runs: Pat
     """Runs every recipe behind `chosen` at `scale`, once each, and writes its rows, thinned, into `data`."""
     from est_analysis.committed.thin import thin
     from est_analysis.exhibits.data import DataFolder, command
-    from est_analysis.experiments.store import write_atomically
+    from est_analysis.experiments.runs.store import write_atomically
     from est_analysis.experiments.study import Request
 
     studies = _studies(chosen, scale)

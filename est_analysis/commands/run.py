@@ -85,7 +85,7 @@ def _reproduce(
     name: str, scale: str, *, seeds: int | None, corpus: str, workers: int, runs: Path, out: Path, command: str,
     as_json: bool,
 ) -> None:  # fmt: skip
-    from est_analysis.experiments.store import environment
+    from est_analysis.experiments.runs.store import environment
     from est_analysis.experiments.studies import find_study
     from est_analysis.experiments.study import Request
     from est_analysis.report.build import build_report, check_folder, judged
@@ -123,7 +123,7 @@ def _reproduce(
 
 def _swept(frame: "pd.DataFrame") -> dict[str, Any]:
     """What a sweep of learning rates found, as JSON values."""
-    from est_analysis.experiments.rate_sweep import best_rates
+    from est_analysis.experiments.runs.rate_sweep import best_rates
     from est_analysis.report.rates import sweep_keys, sweep_losses
 
     losses = sweep_losses(frame)

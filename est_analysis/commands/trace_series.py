@@ -65,7 +65,7 @@ class _Kept:
         self.records = {} if self._path is None else _read_records(self._path)
 
     def add(self, record: dict[str, Any]) -> None:
-        from est_analysis.experiments.store import write_atomically
+        from est_analysis.experiments.runs.store import write_atomically
 
         self.records[record["revision"]] = record
         if self._path is not None:  # its folder is there: the first measurement has been kept in it

@@ -70,8 +70,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one model; the same command again resumes an interrupted run. Works under torchrun."""
-    from est_analysis.experiments.run import run
-    from est_analysis.experiments.spec import TrainSpec
+    from est_analysis.experiments.runs.run import run
+    from est_analysis.experiments.runs.spec import TrainSpec
     from est_analysis.train.settings import Execution, Settings
 
     settings = Settings(
@@ -134,7 +134,7 @@ def _options(texts: list[str]) -> dict[str, str | float | bool]:
 
 
 def _print_result(result, *, as_json: bool) -> None:
-    from est_analysis.experiments.store import collect
+    from est_analysis.experiments.runs.store import collect
 
     if int(os.environ.get("RANK", "0")):
         return

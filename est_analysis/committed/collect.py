@@ -18,11 +18,11 @@ import pandas as pd
 
 from est_analysis.committed.records import RUNS_FILE, RunRecord, read_runs, runs_text
 from est_analysis.errors import InputError
-from est_analysis.experiments import first_experiments, linear_factors, stability_depth
-from est_analysis.experiments.identity import name_of_linear_net
-from est_analysis.experiments.run import prepare_data
-from est_analysis.experiments.spec import NUMERICS_VERSION, TrainSpec, said
-from est_analysis.experiments.store import finished, write_atomically
+from est_analysis.experiments.runs.identity import name_of_linear_net
+from est_analysis.experiments.runs.run import prepare_data
+from est_analysis.experiments.runs.spec import NUMERICS_VERSION, TrainSpec, said
+from est_analysis.experiments.runs.store import finished, write_atomically
+from est_analysis.experiments.small_nets import first_experiments, linear_factors, stability_depth
 from est_analysis.train.settings import Settings
 
 _KEYS = ["seed", "step", "metric"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from est_analysis.errors import InputError
-from est_analysis.experiments.identity import name_of_linear_net, name_of_random_net, name_of_training
+from est_analysis.experiments.runs.identity import name_of_linear_net, name_of_random_net, name_of_training
 
 RUNS_FILE = "runs.jsonl"
 NOT_KEPT = "not kept"

@@ -1,1 +1,1 @@
-"""Runs named by their content: frozen specs, the store they live in, and the recipes that reproduce a result."""
+"""What a recipe is, every recipe by name, and a room each for runs, language models and small nets."""

@@ -1,17 +1,15 @@
 """Every recipe by name."""
 
 from est_analysis.errors import unknown_name
-from est_analysis.experiments import (
+from est_analysis.experiments.language_models import (
     est_ablations,
-    first_experiments,
     flatness,
     grid,
-    polynomial_recipes,
     raptr_ablations,
     reproduce,
     sampling_overhead,
-    stability_depth,
 )
+from est_analysis.experiments.small_nets import first_experiments, polynomial_recipes, stability_depth
 from est_analysis.experiments.study import Study
 
 STUDIES: dict[str, Study] = {

@@ -347,7 +347,7 @@ SWEEP = Layout(
     heading="Learning rates",
     table=rates.rates_table,
     note="Final validation loss in nats per token at each peak learning rate, mean over as many seeds as stand in "
-    "brackets, and the best of the rates that most seeds ran at. The rule is that of experiments/rate_sweep.py.",
+    "brackets, and the best of the rates that most seeds ran at. The rule is that of experiments/runs/rate_sweep.py.",
     illustrations=(
         Illustration(
             name="learning_rates",

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from est_analysis import plots
 from est_analysis.claims import Verdict
-from est_analysis.experiments.rate_sweep import best_rates, final_losses
+from est_analysis.experiments.runs.rate_sweep import best_rates, final_losses
 from est_analysis.plots import in_order, method_style
 
 from .tables import MISSING

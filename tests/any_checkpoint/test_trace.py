@@ -25,7 +25,7 @@ from est_analysis.curvature.taylor import jet
 from est_analysis.data.corpus import open_corpus
 from est_analysis.data.tokenizer import build_tokenizer
 from est_analysis.errors import InputError
-from est_analysis.experiments.run import run
+from est_analysis.experiments.runs.run import run
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from est_analysis.claims.analytic import CLAIMS as ANALYTIC
 from est_analysis.claims.analytic import GROUPS
 from est_analysis.claims.audit import Book, audit, read_book
 from est_analysis.claims.claim import judge_one
-from est_analysis.experiments.spec import TrainSpec
+from est_analysis.experiments.runs.spec import TrainSpec
 from est_analysis.subnet.schedule import find_schedule
 from est_analysis.train.settings import Settings
 

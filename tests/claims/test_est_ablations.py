@@ -11,7 +11,7 @@ from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.est_ablations import SHORTER, TABLE_3
 from est_analysis.exhibits.est_tables import SCHEDULES
 from est_analysis.exhibits.published import read_published
-from est_analysis.experiments.est_ablations import CONTENDERS
+from est_analysis.experiments.language_models.est_ablations import CONTENDERS
 
 TESTS = Path(__file__).parents[1]
 GAPS, SAVED, PRICE, ablation_frame = map(

@@ -11,7 +11,7 @@ import pytest
 from est_analysis.claims import CLAIMS, NotMeasured, judge
 from est_analysis.claims.equal_loss import CORPORA, at_loss
 from est_analysis.claims.est_flatness import CLAIMS as ON_FLATNESS
-from est_analysis.experiments.flatness import VARIANTS
+from est_analysis.experiments.language_models.flatness import VARIANTS
 
 TESTS = Path(__file__).parents[1]
 PLANTED = run_path(str(TESTS / "synthetic_flatness.py"))

@@ -8,7 +8,7 @@ import pytest
 
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.grid import FAMILIES, frontier_gap
-from est_analysis.experiments.contenders import CONTENDERS
+from est_analysis.experiments.language_models.contenders import CONTENDERS
 from est_analysis.methods import METHODS
 
 TESTS = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import pytest
 
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.raptr_ablations import SCHEDULES, SHORTER
-from est_analysis.experiments.raptr_ablations import CONTENDERS
+from est_analysis.experiments.language_models.raptr_ablations import CONTENDERS
 
 TESTS = Path(__file__).parents[1]
 GAPS, SAVED, PRICE, frame_of = map(

@@ -12,7 +12,7 @@ import pandas  # noqa: F401
 import torch._dynamo  # noqa: F401 (an optimizer imports it at its first step)
 from transformers import AutoTokenizer, GPT2Config  # noqa: F401
 
-import est_analysis.experiments.run  # noqa: F401
+import est_analysis.experiments.runs.run  # noqa: F401
 from est_analysis.__main__ import main
 
 

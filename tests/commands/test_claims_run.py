@@ -5,7 +5,7 @@ import json
 import pytest
 
 from est_analysis.committed.records import RUNS_FILE, RunRecord, runs_text
-from est_analysis.experiments.spec import TrainSpec, run_id, said
+from est_analysis.experiments.runs.spec import TrainSpec, run_id, said
 from est_analysis.train.settings import Settings
 
 SPEC = TrainSpec(seed=11, settings=Settings(steps=60))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import est_analysis
-from est_analysis.experiments.store import collect
+from est_analysis.experiments.runs.store import collect
 
 
 def test_json_for_a_program(train, tmp_path):

@@ -8,10 +8,10 @@ import pytest
 from est_analysis.committed.collect import collect_runs
 from est_analysis.committed.records import RUNS_FILE, read_runs
 from est_analysis.errors import InputError
-from est_analysis.experiments import stability_depth
-from est_analysis.experiments.polynomials import PolynomialSpec
-from est_analysis.experiments.run import prepare_data
-from est_analysis.experiments.spec import TrainSpec, run_id
+from est_analysis.experiments.runs.run import prepare_data
+from est_analysis.experiments.runs.spec import TrainSpec, run_id
+from est_analysis.experiments.small_nets import stability_depth
+from est_analysis.experiments.small_nets.polynomials import PolynomialSpec
 from est_analysis.train.settings import Settings
 
 ENVIRONMENT = {"python": "3.0", "device": "abacus"}

@@ -10,7 +10,7 @@ import pytest
 
 from est_analysis.committed.records import RUNS_FILE, RunRecord, find_run, read_runs, runs_text
 from est_analysis.errors import InputError
-from est_analysis.experiments.spec import TrainSpec, run_id
+from est_analysis.experiments.runs.spec import TrainSpec, run_id
 from est_analysis.train.settings import Settings
 
 DATA = Path(__file__).parents[2] / "paper_figures" / "data"

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from est_analysis.experiments.run import run
-from est_analysis.experiments.spec import TrainSpec
+from est_analysis.experiments.runs.run import run
+from est_analysis.experiments.runs.spec import TrainSpec
 from est_analysis.methods import build_method
 from est_analysis.methods.cost import default_cost, method_cost
 from est_analysis.models.hf import load_folder

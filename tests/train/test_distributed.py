@@ -11,7 +11,7 @@ from runpy import run_path
 
 import pytest
 
-from est_analysis.experiments.run import run
+from est_analysis.experiments.runs.run import run
 from est_analysis.models.hf import load_folder
 
 SCRIPT = Path(__file__).with_name("two_processes.py")

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from est_analysis.data.batches import Batches
-from est_analysis.experiments.run import run
-from est_analysis.experiments.spec import TrainSpec
+from est_analysis.experiments.runs.run import run
+from est_analysis.experiments.runs.spec import TrainSpec
 from est_analysis.train.settings import Execution, Settings
 
 EXECUTION = Execution(threads=1)

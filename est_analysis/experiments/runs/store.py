@@ -1,0 +1,219 @@
+"""Where runs live: one folder a run, safe against kills and against two processes at once.
+
+`spec.json` and `env.json` are written first, `rows.csv` and `checkpoints/` grow, and `finished.json` comes last, by
+rename: a folder without it is unfinished, whatever else it holds.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from est_analysis.errors import InputError
+from est_analysis.experiments.runs.spec import differing_fields
+from est_analysis.methods import find_method
+from est_analysis.train.rows import COLUMNS
+
+_FINISHED = "finished.json"
+# What a run that was killed at its very start may have left.
+_FIRST_FILES = frozenset((".lock", "env.json", ".env.json.writing", ".spec.json.writing"))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file `path` by `text` in one step: readers see the old content or the new, never a part.
+
+    Raises:
+        InputError: the disk is full or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"could not write {path} ({error.strerror}); free some space and run again") from error
+
+
+def environment() -> dict[str, Any]:
+    """What a run was carried out with: versions, machine, device. Recorded, not part of the run's identity."""
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "absent"
+
+    packages = ("est-analysis", "torch", "transformers", "numpy", "pandas")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: installed(name) for name in packages},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The closing record of a finished run, or None.
+
+    Raises:
+        InputError: there is one, but damaged.
+    """
+    path = folder / _FINISHED
+    if not path.exists():
+        return None
+    return _read_record(path, "delete it to finish the run from its last checkpoint")
+
+
+def _read_record(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file; an `InputError` with the `remedy` where it is damaged."""
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or not text
+        raise InputError(f"{path} is damaged; {remedy}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is damaged; {remedy}")
+    return record
+
+
+def _read_spec(path: Path) -> tuple[str, dict[str, Any]]:
+    """The run's id and the fields of its spec."""
+    remedy = "give another folder for the run"
+    record = _read_record(path, remedy)
+    if "run_id" not in record or not isinstance(record.get("spec"), dict):
+        raise InputError(f"{path} is damaged; {remedy}")
+    return record["run_id"], record["spec"]
+
+
+def mark_finished(folder: Path, record: dict[str, Any]) -> None:
+    """Declare the run in `folder` finished."""
+    write_atomically(folder / _FINISHED, json.dumps(record, indent=1))
+
+
+@contextmanager
+def open_run(folder: Path, spec: Any, *, run_id: str) -> Iterator[None]:
+    """Hold the run folder for the duration of the block, creating it or checking that it is of the same run.
+
+    Raises:
+        InputError: the folder belongs to another spec (the differing fields are named) or to another process.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for the run")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:  # a tokenizer could not be saved there
+        raise InputError(f"the name of folder {str(folder)!r} is not UTF-8; give another folder") from error
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"another process is working in {folder}; wait for it or give another folder") from error
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}); give another folder") from error
+    try:
+        _check_same(folder, spec, run_id)
+        yield
+    finally:
+        lock.release()
+
+
+SeedRow = tuple[int, int, str, float]  # seed, step, metric, value
+
+
+def write_rows(path: Path, run_id: str, rows: Iterable[SeedRow]) -> None:
+    """Write the rows of a run, with the columns of `train.rows`; complete or not at all."""
+    lines = [f"{run_id},{seed},{step},{metric},{float(value)!r}" for seed, step, metric, value in rows]
+    write_atomically(path, "\n".join([",".join(COLUMNS), *lines]) + "\n")
+
+
+def run_once(root: Path, spec: Any, *, run_id: str, steps: int, rows: Callable[[Path], Iterable[SeedRow]]) -> Path:
+    """The folder of the run `spec`, which is made unless it is finished.
+
+    Args:
+        root: of all runs.
+        spec: all that decides its numbers.
+        run_id: its name.
+        steps: how long it is, for its record.
+        rows: makes them, given the folder.
+
+    Raises:
+        InputError: the folder cannot be used, or whatever `rows` raises.
+    """
+    folder = root / run_id
+    with open_run(folder, spec, run_id=run_id):
+        if finished(folder) is None:
+            write_rows(folder / "rows.csv", run_id, rows(folder))
+            mark_finished(folder, {"run_id": run_id, "steps": steps})
+    return folder
+
+
+def _check_same(folder: Path, spec: Any, run_id: str) -> None:
+    path = folder / "spec.json"
+    begun = any(child.name not in _FIRST_FILES | {path.name} for child in folder.iterdir())
+    if path.exists():
+        held_id, held_fields = _read_spec(path)
+        if held_id == run_id:
+            return
+        if begun:
+            differences = differing_fields(held_fields, spec.fields())
+            shown = "; ".join(differences) or "the corpus has other content, or another version wrote it"
+            raise InputError(f"{folder} holds another run ({shown}); give another folder or the same settings")
+    elif begun:
+        raise InputError(f"{folder} is not empty and holds no run; give an empty or new folder")
+    # New, or refused before its first step: the command may have been mended since.
+    write_atomically(folder / "env.json", json.dumps(environment(), indent=1))
+    write_atomically(path, json.dumps({"run_id": run_id, "spec": spec.fields()}, indent=1))
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"'{path}' is damaged ({reason}); remove the folder to run it again") from error
+    keys = ["run_id", "seed", "step", "metric"]
+    if not {*keys, "value"} <= set(rows.columns) or rows.empty or rows[keys].isna().any(axis=None):
+        raise InputError(f"'{path}' is damaged: its rows are cut short; remove the folder to run it again")
+    return rows
+
+
+def collect(folders: Iterable[Path]) -> pd.DataFrame:
+    """The rows of several runs in one tidy frame, with the columns `method` and `schedule` of their specs.
+
+    Every CSV directly in a run folder holds rows: `rows.csv` of training, others of measurements made afterwards.
+
+    Raises:
+        InputError: a folder holds no run, or a damaged one.
+    """
+    frames = []
+    for folder in folders:
+        if not (folder / "spec.json").exists():
+            raise InputError(f"{folder} holds no run; give a folder that `est train` or `est run` wrote")
+        _, spec = _read_spec(folder / "spec.json")
+        if not {"method", "schedule"} <= spec.keys() or not (folder / "rows.csv").exists():
+            raise InputError(f"the run in {folder} is damaged; remove the folder to run it again")
+        for path in sorted(folder.glob("*.csv")):
+            rows = _read_rows(path)
+            schedule = spec["schedule"] or find_method(spec["method"]).default_schedule
+            frames.append(rows.assign(method=spec["method"], schedule=schedule))
+    columns = ["run_id", "method", "schedule", "seed", "step", "metric", "value"]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def labelled(rows: pd.DataFrame, labels: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """`rows` with the columns of `labels`, by run_id, in place of those of the same name."""
+    columns = pd.DataFrame([{"run_id": run_id, **of_run} for run_id, of_run in labels.items()])
+    replaced = rows.columns.intersection(columns.columns).drop("run_id")
+    return rows.drop(columns=replaced).merge(columns, on="run_id", validate="many_to_one")

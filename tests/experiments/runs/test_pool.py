@@ -1,0 +1,28 @@
+"""The pool of processes, with calls that take no time."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from est_analysis.experiments.runs.pool import run_in_pool
+from est_analysis.train.loop import Stopped
+
+
+def _stop_or_begin(folder: Path, number: int) -> int:
+    if number == 0:
+        raise Stopped("stopped at step 3")
+    (folder / str(number)).touch()
+    return number
+
+
+def test_what_stopped_one_call_lets_no_other_begin(tmp_path):
+    """The parent looks twice a second, and a process has its next call at once."""
+    with pytest.raises(Stopped, match="saved in runs, run the same command to resume"):
+        run_in_pool(partial(_stop_or_begin, tmp_path), [(0,), (1,), (2,)], workers=1, show=lambda: None, saved="runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_come_in_the_order_of_the_calls(tmp_path):
+    found = run_in_pool(partial(_stop_or_begin, tmp_path), [(2,), (1,)], workers=2, show=lambda: None, saved="runs")
+    assert found == [2, 1]
