@@ -28,8 +28,8 @@ def build_report(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path |
     Args:
         frame: tidy rows (columns run_id, method, schedule, seed, step, metric, value).
         context: how the runs were made. `scale` is needed; `recipe`, `recipe_version`, `corpus`, `num_parameters`,
-            `tokens_per_run`, `tokens_per_parameter`, `seeds`, `environment` (a mapping), `wall_seconds` and `command`
-            are shown when given.
+            `tokens_per_run`, `tokens_per_parameter`, `seeds`, `environment` (a mapping), `contenders` (method -> what
+            it is there for), `wall_seconds` and `command` are shown when given.
         folder: where to; made when it is not there. Files of the same names are replaced.
 
     Returns:
@@ -89,6 +89,7 @@ def _write(frame: pd.DataFrame, context: Mapping[str, Any], folder: Path) -> Non
         "heading": layout.heading,
         "methods": layout.table(frame),
         "note": layout.note,
+        "contenders": {plots.method_style(name).label: why for name, why in context.get("contenders", {}).items()},
         "figures": _draw(layout.illustrations, frame, folder / "figures"),
         "claims": list(zip(claims, verdicts, strict=True)),
         "caveat": caveat(context),

@@ -23,6 +23,7 @@ CONTEXT = {
     "tokens_per_run": 2_457_600,
     "tokens_per_parameter": 1.99,
     "seeds": [0, 1, 2],
+    "contenders": {"est": "the one & only"},
     "environment": {"python": "3.12.1", "processor": "<two cores>"},
     "wall_seconds": 512.3,
     "command": "make reproduce",
@@ -58,7 +59,17 @@ def test_holds_every_number(report, make_frame, name):
     for claim, verdict in zip(TEXT_CLAIMS, judge(TEXT_CLAIMS, make_frame(), "quick"), strict=True):
         for part in (claim.id, claim.statement, claim.locus, claim.threshold, effect_text(verdict), verdict.detail):
             assert part in text
-    for fact in ("make reproduce", "1,234,567", "2,457,600", "512 s", "3.12.1", "<two cores>", "est-0002", "1.99"):
+    for fact in (
+        "make reproduce",
+        "1,234,567",
+        "2,457,600",
+        "512 s",
+        "3.12.1",
+        "<two cores>",
+        "est-0002",
+        "1.99",
+        "EST: the one & only",
+    ):
         assert fact in text
     assert "about 632 (78.6B tokens for 124M parameters)" in text
 

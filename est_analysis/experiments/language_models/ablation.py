@@ -59,4 +59,5 @@ class Ablation:
         scale = grid.seeded(self.scales[request.scale], request.seeds)
         runs = self.entries(scale, corpus=request.corpus)
         frame, facts = grid.measure_entries(runs, request, name=self.name, sweep=bool(scale.rates))
+        facts["contenders"] = grid.notes(self.contenders, frame)
         return frame.drop(columns=["family", "budget"]), facts

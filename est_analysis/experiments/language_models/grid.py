@@ -177,6 +177,12 @@ def measure_entries(
     return rows, training_facts(spec, corpus=request.corpus, seeds=rows["seed"])
 
 
+def notes(contenders: Mapping[str, Contender], rows: pd.DataFrame) -> dict[str, str]:
+    """What each of the `contenders` that `rows` hold is there for."""
+    ran = set(rows["method"])
+    return {label: contender.note for label, contender in contenders.items() if label in ran}
+
+
 def seeded(scale: GridScale, seeds: int | None) -> GridScale:
     """`scale` with as many `seeds`, from 0 or, of a sweep, from its first one; with its own if that is not said."""
     first = FIRST_SEED if scale.rates else 0
@@ -186,7 +192,9 @@ def seeded(scale: GridScale, seeds: int | None) -> GridScale:
 def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of every run of the grid, and what a report should know of how they were made."""
     scale = seeded(SCALES[request.scale], request.seeds)
-    return measure_entries(entries(scale, corpus=request.corpus), request, name="grid", sweep=bool(scale.rates))
+    runs = entries(scale, corpus=request.corpus)
+    rows, facts = measure_entries(runs, request, name="grid", sweep=bool(scale.rates))
+    return rows, facts | {"contenders": notes(CONTENDERS, rows)}
 
 
 STUDY = Study(

@@ -14,7 +14,7 @@ from est_analysis.methods.cost import method_cost
 from est_analysis.subnet.cost import find_architecture, schedule_cost
 from est_analysis.subnet.schedule import find_schedule
 
-DATA = Path(__file__).parents[2] / "paper_figures" / "data"
+DATA = Path(__file__).parents[3] / "paper_figures" / "data"
 QUICK = ABLATION.scales["quick"]
 
 
@@ -116,6 +116,7 @@ def test_a_few_run(shared, tmp_path):
     few = replace(ABLATION, contenders={label: CONTENDERS[label] for label in chosen})
     frame, facts = few.measure(request)
     assert facts["seeds"] == [0]
+    assert facts["contenders"] == {label: CONTENDERS[label].note for label in chosen}
     assert set(frame["method"]) == set(chosen)
     assert not {"family", "budget"} & set(frame.columns)
     end = frame[frame["step"] == few.scales["smoke"].steps].set_index(["method", "metric"])["value"]

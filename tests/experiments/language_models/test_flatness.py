@@ -33,7 +33,7 @@ from est_analysis.subnet.schedule import find_schedule
 from est_analysis.train.settings import Settings
 
 QUICK, SMOKE = flatness.SCALES["quick"], flatness.SCALES["smoke"]
-DATA = Path(__file__).parents[2] / "paper_figures" / "data"
+DATA = Path(__file__).parents[3] / "paper_figures" / "data"
 GROUPS = ("tokens", "positions", "norms", "attention", "mlp")
 AT = CurvatureSettings(fifteenths=(5, 15), max_pairs=8, micro_batches=2)
 

@@ -16,7 +16,7 @@ from est_analysis.experiments.language_models.grid_rates import (
 )
 from est_analysis.experiments.runs.rate_sweep import LIMITS, MORE_SEEDS, RATES, best_rates, beyond, finalists
 
-DATA = Path(__file__).parents[2] / "paper_figures" / "data"
+DATA = Path(__file__).parents[3] / "paper_figures" / "data"
 
 
 @pytest.fixture(scope="module")

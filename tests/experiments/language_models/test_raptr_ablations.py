@@ -11,7 +11,7 @@ from est_analysis.experiments.language_models.raptr_ablations import ABLATION, B
 from est_analysis.experiments.runs.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond
 from est_analysis.methods.cost import method_cost
 
-DATA = Path(__file__).parents[2] / "paper_figures" / "data"
+DATA = Path(__file__).parents[3] / "paper_figures" / "data"
 QUICK = ABLATION.scales["quick"]
 
 
