@@ -139,6 +139,6 @@ assert by_id["est.layer-flops"].verdict == "supported"  # arithmetic, whatever t
 # %% [markdown]
 # **Verdict at this scale:** the FLOPs saved are as claimed and the clock follows; the loss is not as claimed: after so
 # short a training EST ends well above the baseline, and because the losses differ, the flatness claim cannot be tested.
-# Brevity is most of it: after four times the steps a fifth of the gap is left (results). That traces need almost equal
+# After four times the steps, at rates of their own, a quarter of the gap is left. That traces need almost equal
 # losses, and what is said of the training curve at transitions, came when rows at this scale were known; the other
 # thresholds came before them.
