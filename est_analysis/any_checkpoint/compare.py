@@ -38,11 +38,12 @@ def prepare_alike(loaded: Sequence[Loaded], settings: TraceSettings) -> list[Pre
     """
     if len(loaded) < 2:
         raise InputError("one checkpoint has nothing to be compared with; name two or more")
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, str], str] = {}
     for one in loaded:
-        if (twin := seen.get(one.weight_hash)) is not None:
+        model = one.weight_hash, one.config_hash
+        if (twin := seen.get(model)) is not None:
             raise InputError(f"{twin} and {one.located.name} hold the same weights; name different checkpoints")
-        seen[one.weight_hash] = one.located.name
+        seen[model] = one.located.name
     first = loaded[0]
     if other := next((one for one in loaded if one.loss != first.loss), None):
         raise InputError(

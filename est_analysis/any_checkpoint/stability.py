@@ -86,6 +86,7 @@ def prepare_stability(loaded: Loaded, settings: StabilitySettings) -> PreparedSt
     batches = _First(OnDevice(inputs, some.device), settings.max_batches)
     identity = {
         "weights": loaded.weight_hash,
+        "config": loaded.config_hash,
         "commit": loaded.located.commit,
         "text": text_hash,
         "loss": loaded.loss,

@@ -61,13 +61,17 @@ def read_text(loaded: Loaded, text: TextSource) -> tuple[np.ndarray, str, Any]:
         parts.append(load_tokens(corpus, tokenizer))
     tokens = np.concatenate([_split(part, text.split) for part in parts])
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
-    if len(tokens) and (largest := int(tokens.max())) >= vocabulary:
+    used = parts[0].tokenizer if text.tokenizer else loaded.tokenizer
+    largest = int(tokens.max(initial=0))
+    if loaded.loss != "causal":  # denoising puts masks, sentinels and random tokens in the text's place
+        largest = max(largest, *used.get_vocab().values())
+    if largest >= vocabulary:
         raise InputError(
             f"the tokenizer does not fit {loaded.located.name}: it gives token {largest}, the model knows "
             f"{vocabulary}; give the model's own with --tokenizer"
         )
     described = hashlib.sha256(repr(([part.hash for part in parts], text.split)).encode()).hexdigest()
-    return tokens, described, parts[0].tokenizer if text.tokenizer else loaded.tokenizer
+    return tokens, described, used
 
 
 def _split(data: TokenData, split: str) -> np.ndarray:

@@ -133,6 +133,7 @@ def prepare(loaded: Loaded, settings: TraceSettings) -> Prepared:
     identity = {
         "format": 1,
         "weights": loaded.weight_hash,
+        "config": loaded.config_hash,
         "commit": loaded.located.commit,
         "text": text_hash,
         "loss": loaded.loss,

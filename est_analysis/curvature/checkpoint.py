@@ -1,5 +1,7 @@
 """Checkpoints: files -> model, tokenizer, kind of loss, identity. Runs nothing that files hold."""
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -21,6 +23,15 @@ _AUTO_CLASS: dict[LossKind, str] = {
     "masked": "AutoModelForMaskedLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }
+# Of a config what says nothing of what the model computes.
+_NO_PART_OF_THE_MODEL = (
+    "_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "architectures",
+)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "*.tiktoken")
 
 
@@ -34,6 +45,7 @@ class Loaded:
         loss: what it was trained on.
         located: where it came from.
         weight_hash: see `weights.weight_hash`.
+        config_hash: of config.json, but for what says nothing of what the model computes.
     """
 
     model: nn.Module
@@ -41,6 +53,7 @@ class Loaded:
     loss: LossKind
     located: Located
     weight_hash: str
+    config_hash: str
 
 
 def load(
@@ -65,6 +78,7 @@ def load(
     """
     with quiet():
         config = _config(located, trust_remote_code)
+        config_hash = _hash_of_config(config)
         kind = _loss_kind(located.name, config, loss)
         weights = read_weights(located.folder)
         model = _build(located.name, config, kind, weights, dtype, trust_remote_code)
@@ -72,8 +86,14 @@ def load(
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(f"'{located.name}': weight '{name}' is not finite in {dtype}; give another checkpoint")
-    identity = hash_of(weights, read_json(located.folder / "config.json"))
-    return Loaded(model=model.to(device), tokenizer=tokenizer, loss=kind, located=located, weight_hash=identity)
+    return Loaded(
+        model=model.to(device),
+        tokenizer=tokenizer,
+        loss=kind,
+        located=located,
+        weight_hash=hash_of(weights, read_json(located.folder / "config.json")),
+        config_hash=config_hash,
+    )
 
 
 def _config(located: Located, trust_remote_code: bool) -> Any:
@@ -95,6 +115,12 @@ def _config(located: Located, trust_remote_code: bool) -> Any:
     # Where a config may name a kernel on the hub, which would be downloaded and run, and another file of weights.
     config._attn_implementation = config.transformers_weights = None
     return config
+
+
+def _hash_of_config(config: Any) -> str:
+    """The same weights under another epsilon, window or activation are another model."""
+    told = {key: value for key, value in config.to_dict().items() if key not in _NO_PART_OF_THE_MODEL}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _loss_kind(name: str, config: Any, asked: Literal["auto"] | LossKind) -> LossKind:

@@ -108,7 +108,9 @@ def hutchinson(
             found, judged = _judge(samples, engine, budget, on_estimate), len(samples)
     found = _judge(samples, engine, budget, on_estimate)
     if found is None or (found.batches < 2 and budget.target == "distribution"):
-        raise InputError("fewer than two batches give no standard error; give more text or shorter sequences")
+        enough = num_batches is None or num_batches > 1
+        fix = "raise --max-pairs" if enough and shard[1] > 1 else "give more text or shorter sequences"
+        raise InputError(f"fewer than two batches give no standard error; {fix}")
     return found
 
 

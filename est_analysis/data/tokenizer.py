@@ -223,6 +223,9 @@ def _pretrained(spec: "str | PreTrainedTokenizerFast") -> "PreTrainedTokenizerFa
     if not tokenizer.is_fast:
         name = spec if isinstance(spec, str) else tokenizer.name_or_path
         raise InputError(f"tokenizer '{name}' has no fast (Rust) version; give one with a tokenizer.json")
+    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_ids)):
+        # Asked for one that is not there, transformers makes up an empty one.
+        raise InputError(f"tokenizer '{spec}' has no vocabulary; give one with a tokenizer.json, or use 'bytes'")
     return tokenizer
 
 

@@ -18,11 +18,16 @@ class Card:
 def method_card(kind: type[Method]) -> Card:
     """The first line of the docstring of the method's file, and the sentence in it that begins with `Source:`.
 
+    Of a method that is written elsewhere, in a notebook say, that of the class; what it does not say is empty.
+
     >>> from est_analysis.methods.est import EST
     >>> method_card(EST).source
     'arXiv 2406.06962, section 3, Algorithm 1'
     """
-    text = inspect.getdoc(inspect.getmodule(kind))
+    docs = getattr(inspect.getmodule(kind), "__doc__", None), kind.__dict__.get("__doc__")
+    texts = [inspect.cleandoc(doc or "") for doc in docs]
+    text = next((text for text in texts if "Source: " in text), texts[1] or kind.__name__)
     # A sentence ends with a full stop before a capital, so "et al. 2019" goes on.
-    source = re.search(r"^Source: (.+?)\.\s+(?=[A-Z])", text, flags=re.MULTILINE | re.DOTALL)
-    return Card(summary=text.splitlines()[0], source=" ".join(source[1].split()))
+    source = re.search(r"(?:^|(?<=\s))Source: (.+?)\.(?:\s+(?=[A-Z])|\s*$)", text, flags=re.DOTALL)
+    summary = re.split(r"\sSource: ", text.splitlines()[0])[0]
+    return Card(summary=summary, source=" ".join(source[1].split()) if source else "")

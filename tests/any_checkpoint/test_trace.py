@@ -178,6 +178,19 @@ def test_a_tokenizer_that_does_not_fit(folder, settings):
         prepare(load(locate(folder("causal"))), replace(settings, text=text))
 
 
+def test_a_tokenizer_whose_mask_does_not_fit(folder, settings):
+    """The text's own tokens fit; the mask and random tokens in their places need not."""
+    loaded = load(locate(folder("masked")))
+    loaded.tokenizer.add_tokens([f"new{i}" for i in range(60)])
+    with pytest.raises(InputError, match=r"does not fit .*: it gives token \d+, the model knows 40; .*--tokenizer"):
+        prepare(loaded, settings)
+
+
+def test_another_config_is_measured_anew(loaded, settings):
+    one = prepare(loaded, settings).identity
+    assert default_file(prepare(replace(loaded, config_hash="another"), settings).identity) != default_file(one)
+
+
 def test_no_tokenizer(folder, settings):
     checkpoint = load(locate(folder("causal", words=False)))
     with pytest.raises(InputError, match="has no tokenizer; give one with --tokenizer, such as bytes"):

@@ -162,3 +162,10 @@ def test_more_layers_than_config(save, configured, refused):
 def test_config_that_describes_no_model(save, configured, refused):
     refused(configured(save(), n_head=3), "cannot build|cannot be used")
     refused(configured(save(), n_embd="many"), "cannot build|cannot be used")
+
+
+def test_the_same_weights_in_another_config_are_another_model(save, configured):
+    plain, other = load(locate(save())), load(locate(configured(save(name="other"), layer_norm_epsilon=0.5)))
+    again = load(locate(configured(save(name="again"), _name_or_path="elsewhere", transformers_version="0")))
+    assert plain.weight_hash == other.weight_hash == again.weight_hash
+    assert plain.config_hash == again.config_hash != other.config_hash

@@ -182,3 +182,12 @@ def test_another_mask_token_is_not_taken_from_the_cache(corpus, bpe, tmp_path):
         found.append((data.hash, data.tokenizer.mask_token))
     assert [mask for _, mask in found] == ["the", "of"]
     assert found[0][0] == found[1][0]
+
+
+def test_a_folder_without_a_tokenizer_is_no_empty_tokenizer(corpus, tmp_path):
+    """transformers would make up one without a vocabulary, to which every text is nothing."""
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(
+        InputError, match=r"tokenizer '.*' has no vocabulary; give one with a tokenizer.json|cannot load"
+    ):
+        build_tokenizer(str(tmp_path), corpus)
