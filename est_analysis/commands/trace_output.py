@@ -173,11 +173,15 @@ def warn_unless_reached(record: dict[str, Any]) -> None:
     error, asked = record["relative_stderr"], record["rel_se"]
     got = "unknown" if error is None else f"{100 * error:.1f} %"
     found = f"relative standard error {got} after {record['pairs']} pairs, not {100 * asked:g} %"
-    remedy = "raise --max-pairs to go on"
-    if error is not None and error <= asked:
+    trusted = error is None or error > asked
+    if not trusted:
         found = f"{record['pairs']} pairs over {record['batches']} batches are too few to trust their error of {got}"
-        if record.get("batches_left") == 0:
-            remedy = "the text has no more: give a longer one, a smaller --micro-batch, or --over batches"
+    # Beyond the text's own error no number of probes leads.
+    data, trace = record.get("stderr_data"), record.get("trace")
+    spent = trusted and data is not None and trace is not None and data > asked * abs(trace)
+    remedy = "raise --max-pairs to go on"
+    if record.get("batches_left") == 0 and (spent or not trusted):
+        remedy = "the text has no more: give a longer one, a smaller --micro-batch, or --over batches"
     print(f"est: warning: {found}; {remedy}", file=sys.stderr)
 
 

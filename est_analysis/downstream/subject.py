@@ -47,12 +47,21 @@ class Subject:
 
     def ids(self, text: str) -> list[int]:
         """The tokens of `text`, without any that the tokenizer would add."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._known(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def ends(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of `text`, and for each the number of characters up to its end."""
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return found["input_ids"], [stop for _, stop in found["offset_mapping"]]
+        return self._known(found["input_ids"]), [stop for _, stop in found["offset_mapping"]]
+
+    def _known(self, ids: list[int]) -> list[int]:
+        """`ids`, if the model knows all of them."""
+        vocabulary, largest = self.model.get_input_embeddings().weight.shape[0], max(ids, default=0)
+        if largest >= vocabulary:
+            raise InputError(
+                f"the tokenizer is not the model's: it gives token {largest}, the model knows {vocabulary}; replace it"
+            )
+        return ids
 
     @torch.no_grad()
     def hidden(self, windows: Sequence[Sequence[int]]) -> Iterator[Tensor]:

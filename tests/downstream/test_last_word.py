@@ -1,13 +1,17 @@
 """Last words: one forward pass gives what decoding word by word gives."""
 
+import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from est_analysis.downstream import last_word as module
 from est_analysis.downstream.labels import LastWord
 from est_analysis.downstream.last_word import encode_words, last_word
 from est_analysis.downstream.subject import Subject
+from est_analysis.errors import InputError
 
 
 def decoded(subject, context, length):
@@ -79,3 +83,13 @@ def test_the_context_reaches_back_to_the_whole_window(subject):
     narrow = Subject(model=subject.model, tokenizer=subject.tokenizer, window=8)
     (found,) = encode_words(narrow, [LastWord(context="abcdefghij(", word="name", file=0)])
     assert bytes(found.window).decode() == "hij(name"
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(subject):
+    model = copy.deepcopy(subject.model)
+    model.resize_token_embeddings(100)
+    small = replace(subject, model=model)
+    assert small.ids("ABC") == [65, 66, 67]
+    for read in (small.ids, small.ends):
+        with pytest.raises(InputError, match="it gives token 122, the model knows 100; replace it"):
+            read("xyz")

@@ -157,3 +157,9 @@ def test_texts_that_are_too_short(trace, run, tmp_path, content, message):
     errors = [line for line in result.err.splitlines() if line.startswith("est: ")]
     assert (result.code, result.out) == (2, "")
     assert [error.removeprefix("est: ")[: len(message)] for error in errors] == [message]
+
+
+def test_a_part_too_small_for_an_error_is_told_what_helps(trace, run):
+    result = trace(run, "--max-pairs 8 --probes 2 --shard 1/3")
+    assert result.code == 2
+    assert result.err.endswith("est: fewer than two batches give no standard error; raise --max-pairs\n")

@@ -14,6 +14,7 @@ import pytest
 
 from est_analysis.any_checkpoint.trace import TraceSettings
 from est_analysis.commands.trace import _measure
+from est_analysis.commands.trace_output import warn_unless_reached
 from est_analysis.commands.trace_series import _Kept
 from est_analysis.errors import InputError
 
@@ -159,3 +160,22 @@ def test_processes_that_would_measure_different_things_are_refused(monkeypatch):
     ranks = SimpleNamespace(union=lambda items: [*items, {"probes": 4}])
     with pytest.raises(InputError, match="different sizes; give --micro-batch and --probes"):
         _measure(None, None, None, (0, 2), None, ranks)
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({}, "raise --max-pairs to go on"),
+        ({"stderr_data": 0.5}, "the text has no more: give a longer one"),
+        ({"stderr_data": 0.5, "batches_left": 3}, "raise --max-pairs to go on"),
+        ({"relative_stderr": 0.01}, "the text has no more: give a longer one"),
+        ({"relative_stderr": None, "trace": None}, "raise --max-pairs to go on"),
+    ],
+)
+def test_a_warning_names_what_helps(capsys, change, remedy):
+    record = {
+        "reached": False, "relative_stderr": 0.6, "rel_se": 0.02, "pairs": 80, "batches": 2, "batches_left": 0,
+        "trace": 1.0, "stderr_data": 0.001,
+    }  # fmt: skip
+    warn_unless_reached(record | change)
+    assert remedy in capsys.readouterr().err
