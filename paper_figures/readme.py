@@ -5,9 +5,7 @@
 - between `<!-- NAME.md -->` and `<!-- end -->` the table of the file of that name, which `est figures` wrote here;
 - between `<!-- scales A B -->` and `<!-- end -->` what came of claims at the scales A and B, a row a claim, whose words
   and id are typed;
-- between `<!-- audit -->` and `<!-- end -->` what `est audit --markdown` prints;
-- between `<!-- output of est ... -->` and `<!-- end -->` what that command prints;
-- in claims.md the table of every claim.
+- between `<!-- output of est ... -->` and `<!-- end -->` what that command prints.
 
 A test keeps pages and data equal.
 """
@@ -20,10 +18,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from est_analysis.__main__ import app
-from est_analysis.claims.audit import audit, read_book
 from est_analysis.claims.evidence import Judged, judge_all
-from est_analysis.report.audit_table import markdown
-from est_analysis.report.claims_table import BEGIN, END, markdown_table
 from est_analysis.report.scales_table import filled_rows
 
 FOLDER = Path(__file__).resolve().parent
@@ -38,24 +33,19 @@ def filled(text: str, judged: Sequence[Judged]) -> str:
         begin, names, rows, end = found.groups()
         return begin + "".join(f"{row}\n" for row in filled_rows(rows.splitlines(), names.split(), by_id)) + end
 
-    text = re.sub(rf"{BEGIN}.*{END}", lambda _: markdown_table(judged), text, flags=re.DOTALL)
     text = re.sub(r"(<!-- scales ([\w ]+) -->\n)(.*?)(<!-- end -->)", scales, text, flags=re.DOTALL)
     text = re.sub(r"(<!-- output of est (.+?) -->\n).*?(<!-- end -->)", _output, text, flags=re.DOTALL)
-    text = re.sub(r"(<!-- audit -->\n).*?(<!-- end -->)", _audit, text, flags=re.DOTALL)
     return re.sub(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", _table, text, flags=re.DOTALL)
-
-
-def _audit(found: re.Match) -> str:
-    return f"{found[1]}{markdown(audit(read_book(FOLDER / 'data' / 'published.csv')))}\n{found[2]}"
 
 
 def _output(found: re.Match) -> str:
     begin, arguments, end = found.groups()
-    printed = CliRunner(env={"COLUMNS": "110", "TERM": "dumb"}).invoke(
-        app, shlex.split(arguments), catch_exceptions=False
-    )
-    lines = [line.rstrip() for line in printed.output.splitlines()]
-    return "\n".join([f"{begin}```text", f"$ est {arguments}", *lines, "```", end])
+    terminal = CliRunner(env={"COLUMNS": "110", "TERM": "dumb"})
+    printed = terminal.invoke(app, shlex.split(arguments), catch_exceptions=False).output
+    lines = [line.rstrip() for line in printed.splitlines()]
+    if "--markdown" not in arguments:
+        lines = ["```text", f"$ est {arguments}", *lines, "```"]
+    return begin + "".join(f"{line}\n" for line in lines) + end
 
 
 def _table(found: re.Match) -> str:

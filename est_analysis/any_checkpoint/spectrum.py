@@ -38,8 +38,6 @@ def spectrum_record(
         "top_eigenvalues": [float(value) for value in pairs.values],
         "density": {"grid": density.grid.tolist(), "density": density.density.tolist(), "width": float(density.width)},
         "trace_of_these_batches": float(density.traces.mean()),
-        "trace_of_these_batches_stderr": float(density.traces.std() / len(density.traces) ** 0.5)
-        if probes > 1
-        else None,
+        "trace_of_these_batches_stderr": float(density.traces.std() / probes**0.5) if probes > 1 else None,
         "matvecs": pairs.matvecs + density.matvecs,
     }

@@ -56,7 +56,7 @@ def _print_findings(findings) -> None:
         numbers = heading in ("printed", "recomputed")
         table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading == "printed")
     for found in findings:
-        table.add_row(*(cell if cell != "no" else "[bold red]no[/bold red]" for cell in row(found)))
+        table.add_row(*row(found, no="[bold red]no[/bold red]"))
     console = Console()
     console.print(table)
     console.print(agreement(findings), highlight=False)

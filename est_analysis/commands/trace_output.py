@@ -173,15 +173,14 @@ def warn_unless_reached(record: dict[str, Any]) -> None:
     error, asked = record["relative_stderr"], record["rel_se"]
     got = "unknown" if error is None else f"{100 * error:.1f} %"
     found = f"relative standard error {got} after {record['pairs']} pairs, not {100 * asked:g} %"
-    trusted = error is None or error > asked
-    if not trusted:
-        found = f"{record['pairs']} pairs over {record['batches']} batches are too few to trust their error of {got}"
-    # Beyond the text's own error no number of probes leads.
+    remedy, no_more = "raise --max-pairs to go on", record.get("batches_left") == 0
     data, trace = record.get("stderr_data"), record.get("trace")
-    spent = trusted and data is not None and trace is not None and data > asked * abs(trace)
-    remedy = "raise --max-pairs to go on"
-    if record.get("batches_left") == 0 and (spent or not trusted):
-        remedy = "the text has no more: give a longer one, a smaller --micro-batch, or --over batches"
+    if error is not None and error <= asked:
+        found = f"{record['pairs']} pairs over {record['batches']} batches are too few to trust their error of {got}"
+        if no_more:
+            remedy = "the text has no more: give a longer one, a smaller --micro-batch, or --over batches"
+    elif no_more and data is not None and trace is not None and data > asked * abs(trace):
+        remedy = "the text itself is too short for less: give a longer one, or --over batches"
     print(f"est: warning: {found}; {remedy}", file=sys.stderr)
 
 

@@ -7,10 +7,10 @@ from est_analysis.claims.audit import Finding
 COLUMNS = ("where", "what", "of", "printed", "recomputed", "agrees", "from")
 
 
-def row(found: Finding) -> tuple[str, ...]:
-    """The cells of one number, one for each of `COLUMNS`."""
+def row(found: Finding, *, no: str) -> tuple[str, ...]:
+    """The cells of one number, one for each of `COLUMNS`; `no` where it does not agree."""
     ends = dict.fromkeys(found.printed.written_like_it(end) for end in vars(found.recomputed).values())
-    agrees = "yes" if found.agrees else "no"
+    agrees = "yes" if found.agrees else no
     return found.locus, found.column, found.row, found.printed.text, " to ".join(ends), agrees, found.how
 
 
@@ -25,7 +25,5 @@ def agreement(findings: Sequence[Finding]) -> str:
 def markdown(findings: Iterable[Finding]) -> str:
     """The table in Markdown, those that disagree first and in bold, and the note."""
     findings = sorted(findings, key=lambda found: found.agrees)
-    rows = [row(found) for found in findings]
-    cells = [[cell if cell != "no" else "**no**" for cell in one] for one in rows]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *cells]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row(found, no="**no**") for found in findings)]
     return "\n".join(["| " + " | ".join(cells) + " |" for cells in lines] + ["", agreement(findings)])

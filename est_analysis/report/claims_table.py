@@ -9,14 +9,13 @@ from est_analysis.claims.registry import GROUPS
 
 from .tables import effect_text
 
-BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 STANDS = "†"
 ORIGINS = {"paper": "a paper's own", "asked": "asked by others or left open", "ours": "controls and hypotheses of ours"}
 MARKS = {"supported": "✓", "refuted": "✗", "inconclusive": "~", "untested": "·"}
 
 
 def markdown_table(judged: Iterable[Judged]) -> str:
-    """The verdicts as a Markdown table between two marker comments, a row a claim or group of claims.
+    """The verdicts as a Markdown table, a row a claim or group of claims, and what to make of it.
 
     Claims whose ids differ in the last of three or more parts only, as `grid.est-full.gpt2` and `grid.est-full.llama`,
     are a group.
@@ -33,7 +32,7 @@ def markdown_table(judged: Iterable[Judged]) -> str:
         rows.append(f"| `{group}` | {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     marks = "; ".join(f"{mark} {name}" for name, mark in MARKS.items())
     legend = f"{marks}; {STANDS} stands Holm's correction (where no chance is involved there is nothing to correct)"
-    return "\n".join([BEGIN, *rows, "", f"{legend}. {chance_note(judged)} {origin_note(judged)}", END])
+    return "\n".join([*rows, "", f"{legend}. {chance_note(judged)} {origin_note(judged)}"])
 
 
 def origin_note(judged: Iterable[Judged]) -> str:

@@ -11,14 +11,14 @@ from est_analysis.errors import unknown_name
 from .claims_table import stands
 from .tables import MISSING
 
-_ID = re.compile(r"`((?:est|raptr|grid)\.[\w.-]+)`")
+_ID = re.compile(r"`([^`]+)`")
 
 
 def filled_rows(lines: Iterable[str], scales: Iterable[str], judged: Mapping[str, Judged]) -> list[str]:
     """The rows of a table with what was measured: one cell a scale after the cell of words.
 
     Args:
-        lines: of the table; a row whose first cell names a claim, as `est.loss` between backticks, is filled in, others
+        lines: of the table; a row whose first cell names a claim between backticks, `est.loss`, is filled in, others
             are left as they are.
         scales: what the columns after the first one are of.
         judged: every claim by its id.

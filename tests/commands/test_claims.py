@@ -11,7 +11,6 @@ from scipy import stats
 
 from est_analysis.claims import CLAIMS
 from est_analysis.claims.grid import FAMILIES
-from est_analysis.report.claims_table import BEGIN, END
 
 ROOT = Path(__file__).parents[2]
 HALF = 4.302653 * 0.001 / 3**0.5  # t(0.975) with 2 degrees of freedom times the standard error of `data`
@@ -290,7 +289,8 @@ def test_nothing_is_wider_than_a_phone(page):
 def test_the_markdown_table_has_a_row_a_group(est, data):
     out = est("claims", "--markdown", "--data", data).out
     lines = out.splitlines()
-    assert (lines[0], lines[-1]) == (BEGIN, END)
+    assert lines[0] == "| claim | statement | measured [95 %] | verdict |"
+    assert lines[-1].startswith("✓ supported; ")
     rows = [line for line in lines if line.startswith("| `")]
     groups = [re.match(r"\| `([^`]*)`", row)[1] for row in rows]
     by_name = [name.rpartition(".")[0] if name.count(".") > 1 else name for name in CLAIMS]

@@ -187,7 +187,5 @@ def test_another_mask_token_is_not_taken_from_the_cache(corpus, bpe, tmp_path):
 def test_a_folder_without_a_tokenizer_is_no_empty_tokenizer(corpus, tmp_path):
     """transformers would make up one without a vocabulary, to which every text is nothing."""
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(
-        InputError, match=r"tokenizer '.*' has no vocabulary; give one with a tokenizer.json|cannot load"
-    ):
+    with pytest.raises(InputError, match=r"tokenizer '.*' has no vocabulary; give one with a tokenizer.json"):
         build_tokenizer(str(tmp_path), corpus)

@@ -4,7 +4,6 @@ import math
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -171,24 +170,6 @@ def test_a_card_states_the_cost_that_is_computed(name):
     assert stated or name in {"full", "raptr_reversed"}
     for number in stated:
         assert number == pytest.approx(100 * default_cost(name, GPT2)[1].paper_saving, abs=0.05)
-
-
-def test_the_method_of_the_readme_has_a_card_and_draws():
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "class Window" in block)
-    known = dict(METHODS)
-    try:
-        exec(code, {"__name__": "mine"})
-        assert method_card(METHODS["window"]) == Card(
-            summary="One contiguous run of layers is bypassed.", source="mine"
-        )
-        method = build_method("window", shape=GPT2.stack, schedule="1:1,1,0.25; 2:1,1,1", total_steps=10, seed=0)
-        drawn = [method.mask(step) for step in range(1, 6)]
-        assert {sum(layer is not None for layer in mask.layers) for mask in drawn} == {3}
-        assert len({mask.layers for mask in drawn}) > 1
-    finally:
-        METHODS.clear()
-        METHODS.update(known)
 
 
 def test_a_method_that_says_nothing_of_itself_has_a_card():

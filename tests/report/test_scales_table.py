@@ -60,11 +60,3 @@ def test_an_unknown_claim_is_refused(judged):
 )
 def test_digits_are_those_that_the_interval_bears(given, text):
     assert effect_words(verdict(**given)) == text
-
-
-def test_pages_name_known_claims_only():
-    """`filled_rows` finds an id by its paper's name: all of the registry are found so."""
-    judged = {name: Judged(claim=claim, outcomes=(Outcome(verdict=verdict()),)) for name, claim in CLAIMS.items()}
-    for name in CLAIMS:
-        (row,) = filled_rows([f"| words `{name}` | |"], ["quick"], judged)
-        assert row == f"| words `{name}` | 0.250 [0.125, 0.375], **refuted** |"

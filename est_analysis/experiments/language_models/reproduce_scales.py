@@ -136,7 +136,7 @@ SCALES: dict[str, Scale] = {
         lr={},
         tried=RATES,
         seeds=1,
-        cost="the learning-rate sweep for `report`, two to three hours on two cores",
+        cost="the learning-rate sweep for `report`, over three hours on two cores",
     ),
     "report": Scale(
         preset="tiny",

@@ -166,7 +166,7 @@ def test_processes_that_would_measure_different_things_are_refused(monkeypatch):
     ("change", "remedy"),
     [
         ({}, "raise --max-pairs to go on"),
-        ({"stderr_data": 0.5}, "the text has no more: give a longer one"),
+        ({"stderr_data": 0.5}, "the text itself is too short for less: give a longer one"),
         ({"stderr_data": 0.5, "batches_left": 3}, "raise --max-pairs to go on"),
         ({"relative_stderr": 0.01}, "the text has no more: give a longer one"),
         ({"relative_stderr": None, "trace": None}, "raise --max-pairs to go on"),
