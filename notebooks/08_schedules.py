@@ -57,7 +57,7 @@ data = next(folder for folder in (Path("paper_figures/data"), Path("../paper_fig
 
 # %%
 labels = [label for label, one in CONTENDERS.items() if one.method == "est"]
-entry = ABLATION.entries(ABLATION.scales["quick"], corpus="python", contenders=["est"])[0]
+entry = ABLATION.entries(ABLATION.scales["quick"], corpus="python")[0]
 small = entry.spec.architecture(entry.spec.model_config(vocab_size=259))
 schedules = {label: find_schedule(CONTENDERS[label].schedule or "gpt2-est") for label in labels}
 costs = {name: find_architecture(name) if name == "gpt2" else small for name in ("gpt2", "here")}

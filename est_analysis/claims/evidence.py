@@ -41,6 +41,7 @@ SOURCES = (
     Source(recipe="grid", scale="quick", file="grid_quick.csv"),
     Source(recipe="grid", scale="report", file="grid_report.csv"),
     Source(recipe="est-ablations", scale="quick", file="est_ablations_quick.csv"),
+    Source(recipe="est-ablations", scale="report", file="est_ablations_report.csv"),
     Source(recipe="raptr-ablations", scale="quick", file="raptr_ablations_quick.csv"),
     Source(recipe="flatness", scale="quick", file="flatness_quick.csv"),
     Source(recipe="flatness", scale="report", file="flatness_report.csv"),

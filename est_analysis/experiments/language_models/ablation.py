@@ -1,7 +1,7 @@
 """An ablation: contenders on the grid's GPT-2 that change one thing each, at their own best learning rates."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -22,25 +22,34 @@ class Ablation:
         description: one sentence.
         contenders: by label; those that the grid has too are the grid's own runs.
         rates: best learning rate of each, from the sweep at scale `rates`.
-        cost: of the quick scale, in words.
+        costs: of the scales that it has, in words.
+        longer: labels of those that are run for four times the steps too, at scale `report`.
+        longer_rates: best learning rate of each of these, from the sweep at scale `report-rates`, or from the grid's.
     """
 
     name: str
     description: str
     contenders: Mapping[str, Contender]
     rates: Mapping[str, float]
-    cost: str
+    costs: Mapping[str, str]
+    longer: tuple[str, ...] = ()
+    longer_rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scales(self) -> dict[str, GridScale]:
-        """The grid's, on GPT-2 alone and at one budget."""
-        costs = {
-            "smoke": "a minute or two; shows that the code runs, nothing else",
-            "rates": "the learning-rate sweep: three runs a contender or more",
-            "quick": self.cost,
-        }
+        """The grid's, on GPT-2 alone and at one budget; rates that the grid has swept are not swept again."""
+        swept = tuple(label for label in self.longer if label not in grid.LONGER["gpt2"])
+        contenders = {"report-rates": swept, "report": self.longer}
         return {
-            name: replace(grid.SCALES[name], families=("gpt2",), budgets=(), cost=cost) for name, cost in costs.items()
+            name: replace(
+                grid.SCALES[name],
+                families=("gpt2",),
+                budgets=(),
+                contenders={"gpt2": contenders.get(name, tuple(self.contenders))},
+                best={1.0: {"gpt2": self.longer_rates if name == "report" else self.rates}},
+                cost=cost,
+            )
+            for name, cost in self.costs.items()
         }
 
     @property
@@ -49,10 +58,9 @@ class Ablation:
         costs = {name: scale.cost for name, scale in self.scales.items()}
         return Study(name=self.name, description=self.description, version=1, scales=costs, measure=self.measure)
 
-    def entries(self, scale: GridScale, *, corpus: str, contenders: Iterable[str] = ()) -> list[Entry]:
-        """Every run of `contenders`, by their labels, at `scale`; of all unless given."""
-        chosen = {label: self.contenders[label] for label in contenders or self.contenders}
-        return grid.entries(scale, corpus=corpus, contenders=chosen, rates={"gpt2": self.rates})
+    def entries(self, scale: GridScale, *, corpus: str) -> list[Entry]:
+        """Every run of `scale`."""
+        return grid.entries(scale, corpus=corpus, contenders=self.contenders)
 
     def measure(self, request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The rows of every run, with their learning rate as a column, and what a report should know of them."""

@@ -10,6 +10,7 @@ from est_analysis.experiments.language_models.ablation import Ablation
 from est_analysis.experiments.language_models.contenders import CONTENDERS as ON_THE_GRID
 from est_analysis.experiments.language_models.contenders import Contender
 from est_analysis.experiments.language_models.grid_rates import BEST_RATE as GRID_RATES
+from est_analysis.experiments.language_models.grid_rates import BEST_RATE_LONGER as GRID_RATES_LONGER
 
 _FROM_THE_GRID = ("full", "short", "est", "est/two-stage", "est/constant")
 
@@ -80,10 +81,36 @@ BEST_RATE: dict[str, float] = {
     "short/half": 4e-3,
 }
 
+# For four times the steps: the paper's Table 3, and what stood out after the shorter training. The sweep of those that
+# the grid has not is in paper_figures/data/ablation_rates_report.csv.
+LONGER = (
+    "full",
+    "short",
+    "short/half",
+    "est",
+    "est/one-stage",
+    "est/two-stage-a",
+    "est/two-stage-b",
+    "est/two-stage-c",
+    "est/three-stage",
+    "est/only-layers",
+    "est/half-as-long",
+    "est/unscaled",
+)
+BEST_RATE_LONGER: dict[str, float] = {label: GRID_RATES_LONGER["gpt2"][label] for label in ("full", "short", "est")}
+
 ABLATION = Ablation(
     name="est-ablations",
     description="EST's components, schedules and sampling law, each changed alone, on the grid's GPT-2",
     contenders=CONTENDERS,
     rates=BEST_RATE,
-    cost="about half an hour on one core, besides the grid's own runs",
+    longer=LONGER,
+    longer_rates=BEST_RATE_LONGER,
+    costs={
+        "smoke": "a minute or two; shows that the code runs, nothing else",
+        "rates": "the learning-rate sweep: three runs a contender or more",
+        "quick": "about half an hour on one core, besides the grid's own runs",
+        "report-rates": "the learning-rate sweep for `report`, over an hour on two cores",
+        "report": "about half an hour on two cores: twelve contenders for four times the steps",
+    },
 )

@@ -40,7 +40,7 @@ class GridScale:
         seeds: of every contender.
         rates: learning rates to try for every contender; empty for each one's best.
         best: these, by budget; another budget has those of budget 1.
-        contenders: of each family, labels in `contenders.CONTENDERS`; all of them for a family that is not named.
+        contenders: of each family, by their labels; all that there are for a family that is not named.
         budgets: shares of `steps` at which those of `frontier` are run besides, on the first family; swept too.
         frontier: contenders.
         cost: what to expect, in words.
@@ -109,20 +109,12 @@ SCALES: dict[str, GridScale] = {
 }
 
 
-def entries(
-    scale: GridScale,
-    *,
-    corpus: str,
-    contenders: Mapping[str, Contender] | None = None,
-    rates: Rates | None = None,
-) -> list[Entry]:
-    """Every run of `contenders` at `scale`, the dearest first.
+def entries(scale: GridScale, *, corpus: str, contenders: Mapping[str, Contender] = CONTENDERS) -> list[Entry]:
+    """Every run of `scale`, the dearest first: those of `contenders` that it has, each at its best learning rate.
 
-    The contenders are those of `scale` unless given. Each is at its own of `rates`, those of `scale` unless given; at
-    all that `scale` tries if it tries some.
+    At all rates that `scale` tries if it tries some.
     """
-    labels = {family: contenders or scale.contenders.get(family, CONTENDERS) for family in scale.families}
-    contenders = contenders or CONTENDERS
+    labels = {family: scale.contenders.get(family, contenders) for family in scale.families}
     grid = [(family, label, 1.0) for family in scale.families for label in labels[family]]
     grid += [(scale.families[0], label, budget) for budget in scale.budgets for label in scale.frontier]
     found = [
@@ -131,7 +123,7 @@ def entries(
             spec=_spec(scale, family, contenders[label], corpus, steps=round(budget * scale.steps), seed=seed, lr=lr),
         )
         for family, label, budget in grid
-        for lr in scale.rates or (best_rate(family, label, rates or scale.best.get(budget, scale.best[1.0])),)
+        for lr in scale.rates or (best_rate(family, label, scale.best.get(budget, scale.best[1.0])),)
         for seed in scale.seeds
     ]
     return sorted(found, key=lambda entry: -entry.labels["budget"])

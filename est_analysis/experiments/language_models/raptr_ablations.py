@@ -72,5 +72,9 @@ ABLATION = Ablation(
     description="RaPTr's schedule, axis and scaling, each changed alone, beside stacking, on the grid's GPT-2",
     contenders=CONTENDERS,
     rates=BEST_RATE,
-    cost="about a quarter of an hour on one core, besides the grid's own runs",
+    costs={
+        "smoke": "a minute or two; shows that the code runs, nothing else",
+        "rates": "the learning-rate sweep: three runs a contender or more",
+        "quick": "about a quarter of an hour on one core, besides the grid's own runs",
+    },
 )

@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from est_analysis.claims.est_ablations import TABLE_3
 from est_analysis.experiments.language_models import grid
-from est_analysis.experiments.language_models.est_ablations import ABLATION, BEST_RATE, COMPONENTS, CONTENDERS
+from est_analysis.experiments.language_models.est_ablations import ABLATION, BEST_RATE, COMPONENTS, CONTENDERS, LONGER
 from est_analysis.experiments.runs.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond
 from est_analysis.experiments.study import Request
 from est_analysis.methods.cost import method_cost
@@ -76,9 +77,8 @@ def test_other_lengths_keep_ests_rates_and_multiply_its_stages():
 
 def test_the_control_spends_what_one_stage_does():
     found = {}
-    for entry in ABLATION.entries(
-        replace(QUICK, seeds=(0,)), corpus="python", contenders=("short/half", "est/one-stage")
-    ):
+    both = replace(QUICK, seeds=(0,), contenders={"gpt2": ("short/half", "est/one-stage")})
+    for entry in ABLATION.entries(both, corpus="python"):
         architecture = entry.spec.architecture(entry.spec.model_config(vocab_size=256))
         method = entry.spec.build_method(entry.spec.model_config(vocab_size=256))
         found[entry.labels["method"]] = method_cost(method, architecture).paper_saving
@@ -105,6 +105,20 @@ def test_every_contender_has_a_learning_rate_of_the_sweep():
     assert {label: rate for (_, label, _), rate in best_rates(sweep).items()} == BEST_RATE
     assert set(sweep["seed"]) <= {*ABLATION.scales["rates"].seeds, *MORE_SEEDS}
     assert not set(sweep["seed"]) & set(QUICK.seeds)
+
+
+def test_longer_training_has_table_3_and_the_grids_own_runs():
+    report, sweep = ABLATION.scales["report"], ABLATION.scales["report-rates"]
+    assert set(TABLE_3) < set(LONGER) < set(CONTENDERS)
+    longer, shorter = ABLATION.entries(report, corpus="python"), ABLATION.entries(QUICK, corpus="python")
+    assert {entry.spec.settings.steps for entry in longer} == {4 * e.spec.settings.steps for e in shorter}
+    on_grid = {(e.labels["method"], e.spec.seed): e.spec for e in grid.entries(grid.SCALES["report"], corpus="python")
+               if (e.labels["family"], e.labels["budget"]) == ("gpt2", 1)}  # fmt: skip
+    shared = [entry for entry in longer if entry.labels["method"] in grid.LONGER["gpt2"]]
+    assert {entry.labels["method"] for entry in shared} == {"full", "short", "est"}
+    assert all(repr(entry.spec) == repr(on_grid[entry.labels["method"], entry.spec.seed]) for entry in shared)
+    swept = {entry.labels["method"] for entry in ABLATION.entries(sweep, corpus="python")}
+    assert swept == set(LONGER) - {"full", "short", "est"}, "the grid's sweep has those"
 
 
 def test_a_few_run(shared, tmp_path):
