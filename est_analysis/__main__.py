@@ -1,5 +1,6 @@
 """The `est` command; each command is a file of `commands`. What a user can mend is one line on stderr and status 2."""
 
+import io
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -59,6 +60,9 @@ def main() -> None:
     """Run the command that was typed."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what an ASCII terminal has no sign for
     try:
         sys.exit(app(prog_name="est", standalone_mode=False))
     except InputError as error:

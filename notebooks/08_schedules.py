@@ -193,7 +193,7 @@ beside = pd.DataFrame(
     }
 ).reindex(published)
 display(beside.sort_values("loss minus ORIGINAL's, paper"))
-display(plots.table_3(frame, published))
+display(plots.table_3([frame], published))
 
 # %% [markdown]
 # ## 4. Verdict

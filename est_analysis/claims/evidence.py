@@ -64,6 +64,7 @@ _FIGURES = (
     ("grid", "report", "", "grid_lengths"),
     ("grid", "", "grid.frontier", "grid_frontier"),
     ("grid", "", "", "grid_gaps"),
+    ("est-ablations", "report", "", "est_schedules_longer"),
     ("est-ablations", "", "est.ablation", "est_components"),
     ("est-ablations", "", "", "est_schedules"),
     ("raptr-ablations", "", "", "raptr_ablations"),
@@ -236,7 +237,22 @@ def _frame(path: Path) -> pd.DataFrame:
     numbers = frame[["seed", "step", "value"]].apply(pd.to_numeric)
     if frame[["run_id", "method", "metric"]].eq("").any(axis=None) or numbers.isna().any(axis=None):
         raise ValueError("it has rows that are cut short")
-    return frame.assign(**numbers)
+    frame = frame.assign(**numbers)
+    _refuse_lost_rows(frame)
+    return frame
+
+
+def _refuse_lost_rows(frame: pd.DataFrame) -> None:
+    """Seeds of the same labels have the same metrics until the same steps; where not, the file was cut off."""
+    labels = [name for name in frame.columns if name not in ("run_id", "seed", "step", "metric", "value")]
+    ends = frame.groupby([*labels, "metric", "run_id", "seed"])["step"].max()
+    for _, here in ends.groupby(labels):
+        table = here.unstack("metric")
+        for metric, steps in table.items():
+            if steps.nunique(dropna=False) > 1:
+                seed = table.index[steps.fillna(-1).argmin()][table.index.names.index("seed")]
+                method = table.index.get_level_values("method")[0]
+                raise ValueError(f"rows are lost: seed {seed} of '{method}' has less of {metric} than another seed")
 
 
 def _judge(claims: Iterable[Claim], evidence: Any, scale: str) -> list[Outcome]:

@@ -21,7 +21,7 @@ class OtherFile:
 
 
 _MEASURED = [scale for scale in SCALES if scale != "exact"]
-LENGTHS = ("grid", "flatness")  # recipes whose larger scales train longer, but fewer contenders
+LENGTHS = ("grid", "est-ablations", "flatness")  # recipes whose larger scales train longer, but fewer contenders
 # All other sources are recipes (`est run`).
 OTHER_FILES: dict[str, OtherFile] = {
     "learning-rates": OtherFile(

@@ -97,19 +97,24 @@ def est_sampling_penalty(data: DataFolder) -> Figures:
 
 
 def est_ablations(data: DataFolder) -> Figures:
-    """What each dimension costs, loss against saving, and Table 3's losses beside ours."""
-    frame = data.rows("est-ablations")
+    """What each dimension costs, loss against saving, and Table 3's losses beside ours, at every length there is."""
+    lengths = data.lengths("est-ablations")
     losses = {
         method: data.published.value("EST", "3", row, "loss")
         for row, method in SCHEDULES.items()
         if data.published.text("EST", "3", row, "loss")
     }
-    return {
-        "est_components": plots.ablation_components(frame),
-        "est_schedules": plots.ablation_schedules(frame),
-        "est_ablations_table3": plots.table_3(frame, losses),
-        "est_ablations_losses": own_tables.ablation_losses(frame, "EST's dimensions, schedules and sampling law"),
+    figures: dict[str, Figure | Table] = {
+        "est_components": plots.ablation_components(lengths[0]),
+        "est_schedules": plots.ablation_schedules(lengths[0]),
+        "est_ablations_table3": plots.table_3(lengths, losses),
     }
+    title = "EST's dimensions, schedules and sampling law"
+    figures["est_ablations_losses"] = own_tables.ablation_losses(lengths[0], title)
+    if len(lengths) > 1:
+        figures["est_schedules_longer"] = plots.ablation_schedules(lengths[-1])
+        figures["est_ablations_losses_longer"] = own_tables.ablation_losses(lengths[-1], title)
+    return figures
 
 
 def raptr_ablations(data: DataFolder) -> Figures:

@@ -99,4 +99,9 @@ def build_method(
         if option in words and chosen[option] not in words[option]:
             raise unknown_name(option.replace("_", " "), str(chosen[option]), words[option])
     plan = find_schedule(schedule or kind.default_schedule).rescaled(total_steps)
-    return kind(shape=shape, schedule=plan, seed=seed, **chosen).check()
+    try:
+        return kind(shape=shape, schedule=plan, seed=seed, **chosen).check()
+    except InputError as error:
+        if schedule:
+            raise
+        raise InputError(f"{error} (on {name}'s own schedule, '{kind.default_schedule}')") from error

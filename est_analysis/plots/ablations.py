@@ -225,35 +225,42 @@ def raptr_ablations(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def table_3(frame: pd.DataFrame, published: Mapping[str, float]) -> Figure:
+def table_3(frames: Sequence[pd.DataFrame], published: Mapping[str, float]) -> Figure:
     """The paper's Table 3 beside ours: each schedule's loss minus the full model's, on one scale.
 
     Args:
-        frame: tidy rows of the ablations.
+        frames: tidy rows of the ablations, one for each length of training; each has a panel.
         published: the paper's losses by contender, that of the full model under `full`.
     """
-    points = summarise_ablations(frame)
-    shown = [method for method in TABLE_3 if method in set(points["method"]) and method in published]
+    lengths = [summarise_ablations(frame) for frame in frames]
+    shown = [method for method in TABLE_3 if method in published and method in set(lengths[0]["method"])]
     if not shown:
         raise ValueError("no Table 3 to draw: the frame holds none of its schedules")
-    means = over_seeds(points[points["method"].isin(shown)], ["method"], "gap").set_index("method", drop=False)
-    look = METHOD_STYLES["est"]
     with style():
-        figure = Figure(figsize=(7.6, 2.9), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True, sharex=True)
+        figure = Figure(figsize=(3.2 + 2.2 * (1 + len(frames)), 2.9), layout="constrained")
+        axes = figure.subplots(1, 1 + len(frames), sharey=True, sharex=True)
         for place, method in enumerate(reversed(shown)):
             gap = published[method] - published["full"]
-            left.plot(gap, place, marker="o", color="#000000", ms=6.5, ls="", gid=f"published:{method}")
-            runs = points.loc[points["method"] == method, "gap"]
-            right.plot(runs, [place] * len(runs), "|", color=look.colour, ms=8)
-            _interval(right, means.loc[method], place, {"color": look.colour, "marker": look.marker})
-        saved = points.groupby("method")["saved"].mean()
+            axes[0].plot(gap, place, marker="o", color="#000000", ms=6.5, ls="", gid=f"published:{method}")
+        for ax, frame, points in zip(axes[1:], frames, lengths, strict=True):
+            _draw_table_3(points, shown, ax)
+            ax.set_title(f"here: {frame['step'].max():,} steps, {points['seed'].nunique()} seeds")
+        saved = lengths[0].groupby("method")["saved"].mean()
         names = [f"{_name(m)} ({saved[m]:.1f} %)" for m in reversed(shown)]
-        left.set_yticks(range(len(shown)), names)
-        left.set_title("published: GPT-2, one run each")
-        right.set_title(f"here: a small GPT-2, {points['seed'].nunique()} seeds")
-        for ax in (left, right):
+        axes[0].set_yticks(range(len(shown)), names)
+        axes[0].set_title("published: GPT-2, one run")
+        for ax in axes:
             ax.axvline(0, color="#000000", lw=0.8)
             ax.tick_params(axis="y", length=0)
         figure.supxlabel("final validation loss minus the full model's (nats per token)", fontsize=10)
     return figure
+
+
+def _draw_table_3(points: pd.DataFrame, shown: Sequence[str], ax: Axes) -> None:
+    look = METHOD_STYLES["est"]
+    means = over_seeds(points[points["method"].isin(shown)], ["method"], "gap").set_index("method", drop=False)
+    for place, method in enumerate(reversed(shown)):
+        if method in means.index:
+            runs = points.loc[points["method"] == method, "gap"]
+            ax.plot(runs, [place] * len(runs), "|", color=look.colour, ms=8)
+            _interval(ax, means.loc[method], place, {"color": look.colour, "marker": look.marker})

@@ -184,6 +184,8 @@ def _repeat(text):
         (_repeat, "two values of"),
         (lambda text: text + "run,est,s,0,5,loss,none\n", "Unable to parse string"),
         (lambda text: text + "run,est,s,0,5,loss\n", "cut short"),
+        (lambda text: "".join(text.splitlines(keepends=True)[:-2]), "rows are lost: seed "),
+        (lambda text: "".join(text.splitlines(keepends=True)[:-60]), "rows are lost: seed "),
         (lambda text: text + "run,est,s,0,5,loss,1,2,3\n", "Expected 7 fields"),
         (lambda text: b"\xff\xfe\x00" + text.encode(), "utf-8"),
     ],

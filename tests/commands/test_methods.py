@@ -1,6 +1,9 @@
 """`est methods`: complete, and the numbers of the schedules it stands on."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +48,14 @@ def test_a_table_for_a_person(est):
     words = ["26.7 %", "19.4 %", "1.241x", "arXiv 1909.11556", "optimizer=reset_all", "theta=None", "on gpt2"]
     for word in (*METHODS, *words):
         assert word in out
+
+
+def test_a_terminal_that_knows_only_ascii():
+    """Where a table is too narrow it has a sign beyond."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "est_analysis", "methods"], env=environment, capture_output=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"gradual_stacking" in done.stdout
+    assert b"?" in done.stdout

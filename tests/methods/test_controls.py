@@ -290,7 +290,11 @@ def test_stacking_costs_what_raptr_costs():
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("gradual_stacking", {"layers": 6}, "p_L=0.75 of 6 layers is 4.5 layers; use a multiple of 1/6"),
+        (
+            "gradual_stacking",
+            {"layers": 6},
+            "of 6 layers is 4.5 layers; use a multiple of 1/6 above 0 (on gradual_stacking's own schedule, 'bert-stack",
+        ),
         (
             "gradual_stacking",
             {"schedule": "1:1,1,0.25; 2:1,1,1"},

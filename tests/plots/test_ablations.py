@@ -9,6 +9,8 @@ from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
 from est_analysis.claims.est_ablations import TABLE_3
 from est_analysis.committed.thin import thin
+from est_analysis.exhibits.data import DataFolder
+from est_analysis.exhibits.registry import EXHIBITS
 
 TESTS = Path(__file__).parents[1]
 GAPS, SAVED, ablation_frame, raptr_frame = map(
@@ -79,7 +81,7 @@ def test_every_contender_is_drawn_somewhere():
 
 
 def test_table_3_has_both_on_one_scale():
-    figure = plots.table_3(ablation_frame(), TABLE_3)
+    figure = plots.table_3([ablation_frame()], TABLE_3)
     left, right = figure.axes
     assert left.get_xlim() == right.get_xlim()
     assert marks(figure, "published")["est/one-stage"] == pytest.approx([0.3])
@@ -88,7 +90,7 @@ def test_table_3_has_both_on_one_scale():
 
 
 @pytest.mark.parametrize(
-    "draw", [plots.ablation_components, plots.ablation_schedules, lambda frame: plots.table_3(frame, {"full": 3.0})]
+    "draw", [plots.ablation_components, plots.ablation_schedules, lambda frame: plots.table_3([frame], {"full": 3.0})]
 )
 def test_other_frames_are_refused(draw):
     frame = ablation_frame()
@@ -102,6 +104,20 @@ def test_the_script_draws_three_figures(tmp_path):
     ablation_frame().to_csv(tmp_path / "est_ablations_quick.csv", index=False)
     assert run_path(str(SCRIPT))["main"](arguments=["--data", str(tmp_path), "--out", str(tmp_path)]) == 0
     assert {path.stem for path in tmp_path.glob("*.png")} == {"est_components", "est_schedules", "est_ablations_table3"}
+
+
+def test_longer_training_has_a_panel_a_figure_and_a_table_of_its_own(tmp_path):
+    frame = ablation_frame()
+    frame.to_csv(tmp_path / "est_ablations_quick.csv", index=False)
+    longer = frame[frame["method"].isin({*TABLE_3, "short"})].assign(step=lambda rows: 4 * rows["step"])
+    longer.to_csv(tmp_path / "est_ablations_report.csv", index=False)
+    drawn = EXHIBITS["est-ablations"].draw(DataFolder(tmp_path))
+    assert drawn.keys() > {"est_schedules_longer", "est_ablations_losses_longer"}
+    _, short, long = drawn["est_ablations_table3"].axes
+    assert [ax.get_title().split(", ")[0] for ax in (short, long)] == [
+        f"here: {rows['step'].max():,} steps" for rows in (frame, longer)
+    ]
+    assert "est/only-heads" in marks(drawn["est_components"], "mean"), "the shorter training has all"
 
 
 def test_nothing_that_counts_is_lost_in_committing():
