@@ -97,7 +97,18 @@ LONGER = (
     "est/half-as-long",
     "est/unscaled",
 )
-BEST_RATE_LONGER: dict[str, float] = {label: GRID_RATES_LONGER["gpt2"][label] for label in ("full", "short", "est")}
+BEST_RATE_LONGER: dict[str, float] = {
+    **{label: GRID_RATES_LONGER["gpt2"][label] for label in ("full", "short", "est")},
+    "short/half": 16e-3,
+    "est/one-stage": 8e-3,
+    "est/two-stage-a": 8e-3,
+    "est/two-stage-b": 8e-3,
+    "est/two-stage-c": 8e-3,
+    "est/three-stage": 4e-3,
+    "est/only-layers": 4e-3,
+    "est/half-as-long": 4e-3,
+    "est/unscaled": 8e-3,
+}
 
 ABLATION = Ablation(
     name="est-ablations",

@@ -8,8 +8,15 @@ import pytest
 
 from est_analysis.claims.est_ablations import TABLE_3
 from est_analysis.experiments.language_models import grid
-from est_analysis.experiments.language_models.est_ablations import ABLATION, BEST_RATE, COMPONENTS, CONTENDERS, LONGER
-from est_analysis.experiments.runs.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond
+from est_analysis.experiments.language_models.est_ablations import (
+    ABLATION,
+    BEST_RATE,
+    BEST_RATE_LONGER,
+    COMPONENTS,
+    CONTENDERS,
+    LONGER,
+)
+from est_analysis.experiments.runs.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond, finalists
 from est_analysis.experiments.study import Request
 from est_analysis.methods.cost import method_cost
 from est_analysis.subnet.cost import find_architecture, schedule_cost
@@ -119,6 +126,18 @@ def test_longer_training_has_table_3_and_the_grids_own_runs():
     assert all(repr(entry.spec) == repr(on_grid[entry.labels["method"], entry.spec.seed]) for entry in shared)
     swept = {entry.labels["method"] for entry in ABLATION.entries(sweep, corpus="python")}
     assert swept == set(LONGER) - {"full", "short", "est"}, "the grid's sweep has those"
+
+
+def test_longer_training_has_the_rates_of_its_own_sweep():
+    sweep = pd.read_csv(DATA / "ablation_rates_report.csv").assign(family="gpt2", budget=1.0)
+    assert beyond(sweep) == {}
+    found = {label: rate for (_, label, _), rate in best_rates(sweep).items()}
+    on_grid = {label: grid.BEST_RATE_LONGER["gpt2"][label] for label in ("full", "short", "est")}
+    assert found | on_grid == BEST_RATE_LONGER
+    assert set(BEST_RATE_LONGER) == set(LONGER)
+    for (_, label, _), rates in finalists(sweep).items():
+        runs = sweep[sweep["method"] == label]
+        assert all(set(runs.loc[runs["lr"] == rate, "seed"]) == {100, *MORE_SEEDS} for rate in rates)
 
 
 def test_a_few_run(shared, tmp_path):
