@@ -30,6 +30,7 @@ bench: $(READY)  ## the benchmarks of benchmarks/README.md; minutes
 	$(BIN)/python benchmarks/subnet_step.py --family llama
 	$(BIN)/python benchmarks/subnet_step.py --family bert
 	$(BIN)/python benchmarks/subnet_step.py --family t5
+	$(BIN)/python benchmarks/grid_clock.py
 	$(BIN)/python benchmarks/poly_seeds.py
 	@echo "The next one needs its peers; its --help says how to install them"
 	-$(BIN)/python benchmarks/trace_vs_peers.py

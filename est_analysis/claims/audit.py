@@ -144,12 +144,13 @@ def _speedup(entry: Entry, book: Book) -> Recomputed:
         if not sizes:
             raise InputError(f"no step times in the published table '{table}'; restore the file of published values")
         plan, _ = _schedule(entry)
-        speedups = [_step_speedup(book, table, size, plan) for size in sizes]
+        speedups = [step_speed_up(book, table, size, plan) for size in sizes]
         biggest = sizes[-1].removeprefix("micro-batch size ")
         yield speedups[-1], f"step times of Table {table} at its largest micro-batch, {biggest}"
 
 
-def _step_speedup(book: Book, table: str, column: str, plan: Schedule) -> Interval:
+def step_speed_up(book: Book, table: str, column: str, plan: Schedule) -> Interval:
+    """The full model's step time over the mean of a schedule's, of a table at a micro-batch size."""
     names = ("stage 1", "stage 2", "stage 3 (original)")
     times = [book.find(table, f"total time (ms) of {name} training step", column).rounded for name in names]
 

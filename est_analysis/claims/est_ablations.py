@@ -55,7 +55,7 @@ _NOT_ABOVE = ("no more than 0.01 nats", (-inf, 0.01))
 _BELOW = ("below 0 nats", (-inf, 0.0))
 _ABOVE = ("above 0 nats", (0.0, inf))
 _FAR_ABOVE = ("above 0.1 nats", (0.1, inf))
-_OURS = "ours: the paper does not sample one dimension alone"
+_ALONE = "asked: which component brings the gain? (a check that a summary proposes; the paper does not take them apart)"
 _TABLE_3 = "Section 4.1, Table 3"
 _LONG_ENOUGH = "Section 4.1: 'a long enough stage 3 is vital'"
 
@@ -63,7 +63,7 @@ _LONG_ENOUGH = "Section 4.1: 'a long enough stage 3 is vital'"
 _DIFFERENCES = (
     (
         "ablation.heads",
-        _OURS,
+        _ALONE,
         "With only attention heads sampled, in EST's stages, the loss is no worse than the full model's",
         _NOT_ABOVE,
         "est/only-heads",
@@ -71,7 +71,7 @@ _DIFFERENCES = (
     ),
     (
         "ablation.mlp",
-        _OURS,
+        _ALONE,
         "With only MLP columns sampled, in EST's stages, the loss is no worse than the full model's",
         _NOT_ABOVE,
         "est/only-mlp",
@@ -79,7 +79,7 @@ _DIFFERENCES = (
     ),
     (
         "ablation.layers",
-        _OURS,
+        _ALONE,
         "With only layers sampled, in EST's first stage, the loss is no worse than the full model's",
         _NOT_ABOVE,
         "est/only-layers",
@@ -87,7 +87,7 @@ _DIFFERENCES = (
     ),
     (
         "ablation.mlp-above-heads",
-        _OURS,
+        _ALONE,
         "Sampling only MLP columns, most of a layer's FLOPs, costs more loss than sampling only heads",
         _ABOVE,
         "est/only-mlp",
@@ -151,7 +151,7 @@ _DIFFERENCES = (
     ),
     (
         "schedule.half-as-long",
-        f"{_LONG_ENOUGH}; this schedule is ours",
+        f"ours: follows from {_LONG_ENOUGH}; so does the schedule",
         "With sampled stages half as long EST ends better",
         _BELOW,
         "est/half-as-long",
@@ -159,7 +159,7 @@ _DIFFERENCES = (
     ),
     (
         "schedule.half-as-long-full",
-        f"{_LONG_ENOUGH}; this schedule is ours",
+        f"ours: follows from {_LONG_ENOUGH}; so does the schedule",
         "With sampled stages half as long EST ends no worse than the full model",
         _NOT_ABOVE,
         "est/half-as-long",
@@ -167,7 +167,7 @@ _DIFFERENCES = (
     ),
     (
         "schedule.twice-as-long",
-        f"{_LONG_ENOUGH}; this schedule is ours",
+        f"ours: follows from {_LONG_ENOUGH}; so does the schedule",
         "With sampled stages twice as long EST ends over 0.1 nats worse",
         _FAR_ABOVE,
         "est/twice-as-long",
@@ -218,7 +218,7 @@ _OTHERS = (
     Claim(
         id="est.ablation.additive",
         paper=_PAPER,
-        locus=_OURS,
+        locus=_ALONE,
         statement="EST's distance from the full model is the sum of those with one dimension sampled, to 0.05 nats.",
         threshold="EST's distance minus the sum, paired by seed, between -0.05 and 0.05 nats",
         region=(-0.05, 0.05),

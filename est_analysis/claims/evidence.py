@@ -132,7 +132,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A claim with all its outcomes: the tested ones first, of these that of the largest scale."""
+    """A claim with all its outcomes: the tested ones first, from the largest scale; others from the smallest.
+
+    At the smallest scale the most is measured, so that what is said there of an untested claim is nearest to the point.
+    """
 
     claim: Claim
     outcomes: tuple[Outcome, ...]
@@ -198,7 +201,11 @@ def judge_all(folder: Path, claims: Iterable[Claim] = CLAIMS.values()) -> list[J
 
 
 def _in_order(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
-    return tuple(sorted(outcomes, key=lambda one: (not one.tested, -SCALES.index(one.verdict.scale))))
+    def place(one: Outcome) -> tuple[bool, int]:
+        size = SCALES.index(one.verdict.scale)
+        return (not one.tested, -size if one.tested else size)
+
+    return tuple(sorted(outcomes, key=place))
 
 
 def _absent(claim: Claim, folder: Path) -> Outcome:

@@ -21,7 +21,7 @@ LOSS_CURVES = "train_loss|validation_loss|stage"
 OF_CHECKPOINTS = (
     r"(?:hessian_trace|scale_invariant)(?:_\w+)?|fisher_trace(?:_stderr)?|top_eigenvalue|best_loss|downstream_\w+"
 )
-ABLATED = ("est/only-heads", "raptr/two-stage")  # what tells an ablation by
+ABLATED = ("est/only-layers", "raptr/two-stage")  # what tells an ablation by
 STAGES_OF = ("est", "est/constant-lr")
 CURVES_OF = {"llama": ("full", "est")}
 JUMPS_OF = ("est", "raptr", "raptr/sqrt_gap", "raptr/linear_gap")

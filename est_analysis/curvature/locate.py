@@ -160,6 +160,9 @@ def _inside(path: Path) -> dict[str, Path]:
 def _refuse_missing_path(typed: str) -> None:
     if typed.startswith((".", "~", "/")) or typed.endswith("/") or typed.count("/") > 1 or "\\" in typed:
         raise InputError(f"no folder '{typed}'; give an existing folder, or a hub name such as EleutherAI/pythia-70m")
+    folder, slash, _ = typed.partition("/")
+    if slash and (runs := sorted(spec.parent.name for spec in Path(folder).glob("*/spec.json"))):
+        raise InputError(f"no folder '{typed}'; '{folder}' has the runs {_listed(runs)}")
 
 
 def _locate_on_hub(name: str, revision: str | None) -> Located:

@@ -41,7 +41,12 @@ def table6(data: DataFolder) -> Table:
 
 def table7(data: DataFolder) -> Table:
     """GPT4All, task by task, of TinyLlama."""
-    return _scores(data, "7", title="GPT4All scores of TinyLlama", note="The paper's are accuracies in percent.")
+    return _scores(
+        data,
+        "7",
+        title="GPT4All scores of TinyLlama",
+        note="The paper's are accuracies in percent. Ours are of no Llama, but of the small GPT-2 beside Table 6.",
+    )
 
 
 def _scores(data: DataFolder, table: str, *, title: str, note: str) -> Table:

@@ -22,7 +22,7 @@ FULL_SIZE = (
     "commands; small models have other tasks, which need no download"
 )
 _HOURS = "hours are the machine's; what a schedule does to them is the speed-up"
-_NO_TIMES = "step times of the grid, which runs two models at once, are not kept"
+_NO_TIMES = "step times of the grid, which runs two models at once, are not kept; benchmarks/README.md has its clock"
 
 
 def table1(data: DataFolder) -> Table:

@@ -207,7 +207,7 @@ def _fit(frame: pd.DataFrame) -> str:
 
 
 def grid(data: DataFolder) -> Figures:
-    """Every method's distance from the full model on every family, and the loss against FLOPs; all scales in a row."""
+    """Every method's distance from the full model by family, and the loss against FLOPs; all scales in a row."""
     frame, *longer = data.lengths("grid")
     figures: dict[str, Figure | Table] = {
         "grid_gaps": plots.grid_gaps(frame),

@@ -50,7 +50,7 @@ def _grid_losses(frame: pd.DataFrame) -> Table:
         for name, rows in families.items()
     }
     return Table(
-        title=f"Every method on every family after {own['step'].max():,} steps",
+        title=f"Methods on four families after {own['step'].max():,} steps",
         heading="method",
         cells=cells,
         notes=(

@@ -95,7 +95,7 @@ _ALL = (
         raptr_tables.exponents,
         "stability-vs-depth",
     ),
-    _table("raptr-bert", "RaPTr and its rivals on BERT", f"{_RAPTR}, {raptr_tables.BERT}", raptr_tables.bert, "grid"),
+    _table("raptr-bert", "RaPTr on BERT", f"{_RAPTR}, {raptr_tables.BERT}", raptr_tables.bert, "grid"),
     _table("raptr-ul2", "RaPTr on UL2", f"{_RAPTR}, {raptr_tables.UL2}", raptr_tables.ul2, "grid"),
     _figure(
         "est-sampling-penalty",
@@ -110,7 +110,7 @@ _ALL = (
     _figure("est-flatness", "the Hessian's trace along training", figures.est_flatness, "flatness"),
     _figure("est-downstream", "downstream proxies, and the trace at equal loss", figures.est_downstream, "flatness"),
     _figure("first-experiments", "EST and RaPTr on the simplest nets", figures.first_experiments, "first-experiments"),
-    _figure("grid", "every method on every family at equal cost", figures.grid, "grid"),
+    _figure("grid", "methods on four families at about equal cost", figures.grid, "grid"),
     _figure("learning-rates", "learning rates of 'reproduce'", figures.learning_rates, "learning-rates"),
     _figure(
         "learning-rates-longer",

@@ -140,6 +140,12 @@ def _name(method: str) -> str:
     return method_style(method).label.removeprefix("EST, ")
 
 
+def _crowded(method: str, saved: pd.Series, means: pd.Series) -> bool:
+    """Whether another mark lies where the name would stand to the left of this one."""
+    aside, above = saved[method] - saved.drop(method), (means[method] - means.drop(method)).abs()
+    return bool(((aside > 0) & (aside < 13) & (above < 0.012)).any())
+
+
 def draw_savings(points: pd.DataFrame, ax: Axes) -> Axes:
     """A mark a schedule at its saving, with the 95 % interval of its loss, and the line of shorter full models."""
     means = over_seeds(points, ["method"], "gap").set_index("method")
@@ -147,6 +153,7 @@ def draw_savings(points: pd.DataFrame, ax: Axes) -> Axes:
     line = [method for method in _SHORTER if method in means.index]
     look = {"color": METHOD_STYLES["short"].colour, "ls": ":", "marker": "o", "ms": 5}
     ax.plot(saved[line], means.loc[line, "mean"], label="full model, fewer steps", gid="shorter", **look)
+    marks = [method for methods, _ in _BY_SAVING.values() for method in methods if method in means.index]
     for group, (methods, style_of) in _BY_SAVING.items():
         shown = [method for method in methods if method in means.index]
         rows, look = means.loc[shown], {"color": style_of.colour, "ls": ""}
@@ -155,6 +162,8 @@ def draw_savings(points: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(saved[shown], rows["mean"], marker=style_of.marker, ms=6, zorder=4, label=group, **look)
         for method in shown:
             right, up = _NAMED_AT.get(method, (6, 0))
+            if right < 0 and up == 0 and _crowded(method, saved[marks], means.loc[marks, "mean"]):
+                right = 6
             ax.annotate(
                 _name(method),
                 (saved[method], means.loc[method, "mean"]),

@@ -155,8 +155,11 @@ def flatness_ratios(tables: Sequence[pd.DataFrame], published: Mapping[str, floa
     if not panels:
         raise ValueError("no rows of metric hessian_trace can be read at equal loss")
     with style():
-        figure = Figure(figsize=(2.6 + 3.3 * len(panels), 1.1 + 0.32 * len(labels)), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        columns = min(2, len(panels))
+        height = -(-len(panels) // columns)
+        size = (2.6 + 2.9 * columns, 0.8 + (0.4 + 0.27 * len(labels)) * height)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(height, columns, sharey=True, squeeze=False).flat
         for ((corpus, steps), rows), ax in zip(panels.items(), axes, strict=True):
             _draw_ratios(rows, labels, ax)
             ax.set_title(f"{CORPORA[corpus]}, {steps:,} steps" if len(tables) > 1 else CORPORA[corpus])

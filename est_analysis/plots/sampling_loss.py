@@ -54,13 +54,13 @@ def sampling_costs(costs: pd.DataFrame) -> Figure:
     transitions = sorted(costs["transition"].unique())
     widths = [costs.loc[costs["transition"] == one, "part"].nunique() + 1 for one in transitions]
     with style():
-        figure = Figure(figsize=(1.5 + 1.05 * sum(widths), 3.9), layout="constrained")
+        figure = Figure(figsize=(1.3 + 0.72 * sum(widths), 3.7), layout="constrained")
         axes = figure.subplots(1, len(transitions), width_ratios=widths, squeeze=False)[0]
         for one, ax in zip(transitions, axes, strict=True):
             here = costs[costs["transition"] == one]
             draw_sampling_costs(here, ax)
             ax.set_title(f"stage {one + 1} to {one + 2} (step {here['step'].iloc[0]})")
-        axes[0].set_ylabel("sampled minus full-model loss (nats per token)")
+        axes[0].set_ylabel("sampled minus full loss (nats per token)")
         used = [way for way in _WAYS if way in set(costs["way"])]
         entries = [
             axes[0].plot([], [], color=_WAYS[way][1], marker=_WAYS[way][2], ls="", label=_WAYS[way][0])[0]

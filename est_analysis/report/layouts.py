@@ -193,7 +193,7 @@ _STABILITY = Layout(
 )
 
 _GRID = Layout(
-    heading="Methods on every family",
+    heading="Methods by family",
     table=grid.grid_table,
     note="Every method at about a quarter fewer layer FLOPs than the full model, but for the full model itself. Loss: "
     "mean ± standard deviation over seeds, full model, in nats per token (GPT-2, Llama), per masked token (BERT) or "

@@ -34,7 +34,8 @@ def whole_count(rate: float, total: int, *, symbol: str, unit: str) -> int:
     # A rate such as 2/3 has been rounded to a double: allow its relative rounding error, no more.
     if count < 1 or not math.isclose(rate * total, count, rel_tol=1e-9):
         raise InputError(
-            f"{symbol}={rate:g} of {total} {unit} is {rate * total:g} {unit}; use a multiple of 1/{total} above 0"
+            f"{symbol}={rate:.9g} of {total} {unit} is {rate * total:.9g} {unit}; use a multiple of 1/{total} above 0, "
+            f"such as {max(1, count)}/{total}"
         )
     return count
 

@@ -8,6 +8,7 @@ proportions) and are rescaled to any number of steps.
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from est_analysis.errors import InputError, unknown_name
@@ -240,21 +241,23 @@ def find_schedule(name: str) -> Schedule:
 def parse_schedule(text: str) -> Schedule:
     """A schedule of one's own, stage by stage as END:HEADS,MLP,LAYERS with `;` between stages.
 
-    Ends are steps, or any units: they are stretched to the run like those of every schedule.
+    Ends are steps, or any units: they are stretched to the run like those of every schedule. A rate may be a fraction.
 
     Raises:
         InputError: not of that form, a rate outside (0, 1], or ends or rates that decrease.
 
     >>> parse_schedule("2:0.5,0.5,0.5; 7:0.5,0.5,1; 15:1,1,1").spans == find_schedule("gpt2-est").rescaled(15).spans
     True
+    >>> [rates.layers for _, rates in parse_schedule("1:1,1,1/3; 2:1,1,2/3; 3:1,1,1").spans]
+    [0.3333333333333333, 0.6666666666666666, 1.0]
     """
     stages = []
     for part in text.split(";"):
         end, _, rates = part.partition(":")
         try:
-            heads, mlp, layers = (float(rate) for rate in rates.split(","))
+            heads, mlp, layers = (float(Fraction(rate) if "/" in rate else rate) for rate in rates.split(","))
             stages.append((int(end), heads, mlp, layers))
-        except ValueError:
+        except (ValueError, ZeroDivisionError):
             raise InputError(
                 f"'{part.strip()}' is not a stage; write END:HEADS,MLP,LAYERS with ';' between stages, "
                 "such as '20:0.5,0.5,0.5; 70:0.5,0.5,1; 150:1,1,1'"

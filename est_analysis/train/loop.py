@@ -33,7 +33,7 @@ from est_analysis.train.distributed import Ranks
 from est_analysis.train.enlarge import enlarge
 from est_analysis.train.growth import apply_growth
 from est_analysis.train.index_generator import IndexGenerator
-from est_analysis.train.optim import build_optimizer, learning_rate, set_learning_rate
+from est_analysis.train.optim import build_optimizer, learning_rate, require_room_to_rewarm, set_learning_rate
 from est_analysis.train.progress import Display, display
 from est_analysis.train.rows import RowWriter, open_tracker
 from est_analysis.train.settings import Execution, Settings
@@ -119,6 +119,7 @@ class _Trainer:
                 f"a batch of {job.batches.batch_size} does not divide into {ranks.world_size} processes of "
                 f"{self.settings.accumulation} micro-batches; use a multiple of their product"
             )
+        require_room_to_rewarm(self.settings, self._transitions)
         self.done = Progressed()
         self.pending: list[Tensor] = []  # losses still on the device
         self.seconds: list[float] = []
@@ -226,8 +227,12 @@ class _Trainer:
         return torch.autocast(torch.device(self.execution.device).type, dtype=torch.bfloat16)
 
     def _learning_rate(self, step: int) -> float:
-        method = self.job.method
-        return learning_rate(step, self.settings, method.course.transitions if method.has_stages else ())
+        return learning_rate(step, self.settings, self._transitions)
+
+    @property
+    def _transitions(self) -> tuple[int, ...]:
+        """The steps after which the learning rate may warm up again."""
+        return self.job.method.course.transitions if self.job.method.has_stages else ()
 
     def _charge(self, step: int, mask: SubnetMask | None) -> None:
         tokens = TRAINING_FACTOR * self.job.batches.batch_size * self.job.batches.lengths.inputs
@@ -351,6 +356,7 @@ class _Trainer:
             self.seconds, self.window = state["seconds"], state.get("window", 0.0)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self.job.checkpoints.damaged(step, error) from error
+        self.screen.advance(step)
         self.screen.note(f"resumed from step {step}")
         return state.get("rows")
 

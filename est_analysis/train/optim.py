@@ -6,10 +6,12 @@ warmed up again at a transition unless it is asked for (`Settings.rewarm`).
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import nn
 
+from est_analysis.errors import InputError
 from est_analysis.train.settings import Settings
 
 _COSINE_FLOOR = 0.1
@@ -25,6 +27,21 @@ def learning_rate(step: int, settings: Settings, transitions: Iterable[int] = ()
     since = step - max((end for end in transitions if end < step), default=-settings.rewarm)
     climbed = min(1.0, since / settings.rewarm) if settings.rewarm else 1.0
     return climbed * _scheduled(step, settings)
+
+
+def require_room_to_rewarm(settings: Settings, transitions: Iterable[int]) -> None:
+    """Refuse a warm-up after every transition that is longer than a stage that begins with one.
+
+    Raises:
+        InputError: the rate would never climb back.
+    """
+    stages = [(end - start, start) for start, end in pairwise([*transitions, settings.steps])]
+    if stages and settings.rewarm > min(stages)[0]:
+        length, start = min(stages)
+        raise InputError(
+            f"rewarm={settings.rewarm} is longer than the stage of {length} steps that begins after step {start}; use "
+            f"at most {length}"
+        )
 
 
 def _scheduled(step: int, settings: Settings) -> float:

@@ -146,11 +146,14 @@ def test_a_number_that_is_not_in_the_book_is_named():
 
 
 def ours(command):
-    """The arguments of every run of our own program in a shell command, its loops unrolled over seeds and methods."""
-    loops = (re.search(rf"for {name} in ([\w ]+);", command) for name in ("seed", "method"))
-    for seed, method in itertools.product(*(loop[1].split() if loop else [""] for loop in loops)):
-        for part in re.findall(r"(?:-m est_analysis|\best) ((?:train|eval) [^;]+)", command):
-            yield shlex.split(part.replace("$method", method).replace("$seed", seed))
+    """The arguments of every run of our own program in a shell command, its loops unrolled."""
+    loops = {found[1]: found[2].split() for found in re.finditer(r"for (\w+) in ([^;]+);", command)}
+    for values in itertools.product(*loops.values()):
+        for part in re.findall(r"(?:-m est_analysis|\best) ((?:train|eval|trace|stability) [^;]+)", command):
+            for name, value in zip(loops, values, strict=True):
+                part = part.replace(f"${name}", value).replace(f"${{{name}}}", value)
+            assert "$" not in part
+            yield shlex.split(part)
 
 
 def test_most_of_their_commands_are_ours():

@@ -46,6 +46,18 @@ def test_a_time_that_breaks_the_growth_is_seen():
     assert growth(Book(entries=tuple(entries))).interval[1] < 0
 
 
+def test_the_slowest_step_is_tinyllamas_at_micro_batch_1():
+    """By hand, of Table 9: stages of 10, 15 and 35 of 60 steps."""
+    times = [
+        BOOK.find("9", f"total time (ms) of {stage} training step", "micro-batch size 1").value
+        for stage in ("stage 1", "stage 2", "stage 3 (original)")
+    ]
+    found = verdict("est.costs.every-micro-batch")
+    assert found.effect == pytest.approx(60 * times[2] / (10 * times[0] + 15 * times[1] + 35 * times[2]), rel=1e-4)
+    assert found.verdict == "refuted"
+    assert "TinyLlama 1 0.909" in found.detail
+
+
 def test_what_is_not_printed_is_untested():
     book = Book(entries=tuple(entry for entry in BOOK.entries if entry.table != "8" and entry.column != "speed-up"))
     for name in ("est.costs.micro-batch-gpt2", "est.costs.speed-up-possible-gpt2"):

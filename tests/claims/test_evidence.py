@@ -247,7 +247,7 @@ def test_every_figure_named_is_there(committed):
     named = {one.figure for one in committed if one.shown.run_ids and one.claim.recipe != "grid"} - {None}
     reproduced = {"est_figure3", "est_sampling_penalty", "raptr_losses"}
     first = {"first_gaps", "first_linear", "first_stacks"}
-    ablations = {"est_components", "est_schedules", "raptr_ablations"}
+    ablations = {"est_components", "est_schedules", "est_schedules_longer", "raptr_ablations"}
     flatness = {f"est_flatness{which}" for which in ("_longer", "_lengths", "_ratios")}
     flatness |= {"est_downstream", "est_downstream_trace"}
     polynomials = {"raptr_polynomials", "raptr_transitions", "raptr_stability"}

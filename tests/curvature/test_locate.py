@@ -50,6 +50,15 @@ def test_local_revisions(run, save):
     assert locate(trainer).folder.name == "checkpoint-1500"
 
 
+def test_a_mistyped_run_beside_others_is_not_asked_for_on_the_hub(tmp_path, monkeypatch):
+    for name in ("mine", "other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "spec.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^no folder 'runs/mien'; 'runs' has the runs mine, other$"):
+        locate("runs/mien")
+
+
 def test_bad_local_names(run, tmp_path, save):
     for empty in ("", "  "):
         with pytest.raises(InputError, match="names nothing"):

@@ -293,7 +293,7 @@ def test_stacking_costs_what_raptr_costs():
         (
             "gradual_stacking",
             {"layers": 6},
-            "of 6 layers is 4.5 layers; use a multiple of 1/6 above 0 (on gradual_stacking's own schedule, 'bert-stack",
+            "use a multiple of 1/6 above 0, such as 4/6 (on gradual_stacking's own schedule, 'bert-stacking-6-9-12')",
         ),
         (
             "gradual_stacking",

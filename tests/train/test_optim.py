@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from est_analysis.errors import InputError
 from est_analysis.models.families import build_model
 from est_analysis.models.gpt2.model import GPT2
-from est_analysis.train.optim import build_optimizer, learning_rate, set_learning_rate
+from est_analysis.train.optim import build_optimizer, learning_rate, require_room_to_rewarm, set_learning_rate
 from est_analysis.train.settings import Settings
 
 
@@ -86,3 +87,11 @@ def test_embeddings_have_a_decay_of_their_own_where_one_is_given(harness, family
     assert apart.keys() == alike.keys() == set(names.values())
     assert {name for name in names.values() if apart[name] != alike[name]} == tables
     assert {apart[name] for name in tables} == {0.7}
+
+
+def test_a_rewarm_longer_than_a_stage_is_refused():
+    """Stages of 3 and 7 steps begin with one; the first of all does not."""
+    require_room_to_rewarm(Settings(steps=12, rewarm=3), (2, 5))
+    require_room_to_rewarm(Settings(steps=12, rewarm=100), ())
+    with pytest.raises(InputError, match="rewarm=4 is longer than the stage of 3 steps that begins after step 2; use"):
+        require_room_to_rewarm(Settings(steps=12, rewarm=4), (2, 5))

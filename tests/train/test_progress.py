@@ -20,7 +20,7 @@ def test_a_resumed_run_says_so(harness, tmp_path, capsys):
     with pytest.raises(harness.Killed):
         harness.train(tmp_path, at=8)
     harness.train(tmp_path, replace(harness.quiet, progress=True))
-    assert "resumed from step 6" in capsys.readouterr().err.splitlines()[0]
+    assert capsys.readouterr().err.splitlines()[0] == "est-test  step 6/12  resumed from step 6"
 
 
 def test_nothing_unless_shown(harness, tmp_path, capsys):

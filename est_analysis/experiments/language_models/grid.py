@@ -1,4 +1,4 @@
-"""Every method on every family at about a quarter fewer layer FLOPs, and what EST and RaPTr reach at several budgets.
+"""Methods on four families at about a quarter fewer layer FLOPs, and what EST and RaPTr reach at several budgets.
 
 Each contender has the learning rate that was best for it on that family (`grid_rates`, scale `rates`). The masked model
 is the pre-norm BERT: with its norms after the additions the baseline does not train at rates that suit the others.
@@ -191,7 +191,7 @@ def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 STUDY = Study(
     name="grid",
-    description="every method on every family at a quarter fewer layer FLOPs, and the loss-against-FLOPs frontier",
+    description="methods on four families at about a quarter fewer layer FLOPs, and the loss-against-FLOPs frontier",
     version=3,  # 3: rates of more seeds, and of each budget; 2: of each family
     scales={name: scale.cost for name, scale in SCALES.items()},
     measure=measure,
