@@ -299,7 +299,7 @@ def test_the_markdown_table_has_a_row_a_group(est, data):
     assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
     (row,) = (row for row in rows if "`grid.est-full`" in row)
     assert row == (
-        "| `grid.est-full` | EST ends no worse than the full model after equally many steps. | "
+        "| `grid.est-full` | EST ends no worse than the full model after equally many steps. *(paper, ours)* | "
         f"{', '.join(f'{family} ·' for family in FAMILIES)} | {len(FAMILIES)} untested |"
     )
     (row,) = (row for row in rows if "`est.printed-savings`" in row)

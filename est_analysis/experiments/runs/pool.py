@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from ctypes import c_bool
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
 from typing import Any
 
 from est_analysis.train.loop import Stopped
@@ -38,7 +38,7 @@ def run_in_pool(
         InputError: a call failed for a reason the user can mend; finished ones are kept.
     """
     context = get_context("spawn")
-    stopping = context.Event()
+    stopping = context.RawValue(c_bool, False)  # an Event's lock would stay locked if a process died with it
     prepare = {"initializer": _prepare_worker, "initargs": (stopping, os.getpid())}
     with ProcessPoolExecutor(workers, mp_context=context, **prepare) as pool:
         futures = [pool.submit(_call, function, one) for one in arguments]
@@ -46,7 +46,7 @@ def run_in_pool(
             _watch(futures, show)
             return [future.result() for future in futures]
         except BaseException as error:
-            stopping.set()  # the pool hands out calls ahead of time: those must not start
+            stopping.value = True  # the pool hands out calls ahead of time: those must not start
             processes = list((pool._processes or {}).values())  # shutdown forgets them
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
@@ -81,23 +81,23 @@ def _watch(futures: Sequence[Future], show: Callable[[], None]) -> None:
         show()
 
 
-_stopping: Event | None = None  # in a worker: set when the parent gives up
+_stopping: c_bool | None = None  # in a worker: true when the parent gives up
 _working = threading.Lock()  # in a worker: held while a call runs
 
 
 def _call(function: Callable[..., Any], arguments: tuple) -> Any:
-    if _stopping is not None and _stopping.is_set():
+    if _stopping is not None and _stopping.value:
         raise Stopped("not started")
     with _working:
         try:
             return function(*arguments)
         except Stopped:
             if _stopping is not None:
-                _stopping.set()  # at once: the parent looks now and then, and this process would begin the next call
+                _stopping.value = True  # now: the parent looks now and then, and this process would begin the next
             raise
 
 
-def _prepare_worker(stopping: Event, parent: int) -> None:
+def _prepare_worker(stopping: c_bool, parent: int) -> None:
     """In a worker: know when to start nothing more, and stop, saving, when the parent dies without a word (kill -9).
 
     The parent says who it is: it may be gone before the worker could ask.
@@ -108,7 +108,7 @@ def _prepare_worker(stopping: Event, parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        stopping.set()
+        stopping.value = True
         os.kill(os.getpid(), signal.SIGTERM)
         with _working:  # the call has saved; without a parent nobody would ever give this process another
             os._exit(1)

@@ -165,9 +165,9 @@ def test_what_cannot_be_trained_is_refused_at_once(changed, change, message):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"num_layers": 5}, "p_L=0.5 of 5 layers is 2.5 layers; use a multiple of 1/5 above 0"),
-        ({"num_heads": 3}, "p_H=0.5 of 3 heads is 1.5 heads; use a multiple of 1/3 above 0"),
-        ({"mlp_columns": 7}, "p_M=0.5 of 7 MLP columns is 3.5 MLP columns; use a multiple of 1/7 above 0"),
+        ({"num_layers": 5}, "p_L=0.5 of 5 layers is 2.5 layers; use a multiple of 1/5 above 0, such as 2/5"),
+        ({"num_heads": 3}, "p_H=0.5 of 3 heads is 1.5 heads; use a multiple of 1/3 above 0, such as 2/3"),
+        ({"mlp_columns": 7}, "p_M=0.5 of 7 MLP columns is 3.5 MLP columns; use a multiple of 1/7 above 0, such as 4/7"),
     ],
 )
 def test_rates_that_do_not_fit_the_model(monkeypatch, sizes, message):
@@ -182,7 +182,7 @@ def test_rates_that_do_not_fit_the_model(monkeypatch, sizes, message):
     monkeypatch.setitem(FAMILIES["gpt2"].presets, "odd", GPT2Config(**config))
     with pytest.raises(InputError) as caught:
         TrainSpec(preset="odd", settings=Settings(steps=150))
-    assert str(caught.value) == message
+    assert str(caught.value) == f"{message} (on est's own schedule, 'gpt2-est')"
 
 
 def test_schedule_name(changed):
