@@ -297,16 +297,5 @@ _CLAIMS = (
         rises_with_training,
     ),
 )
-_RAPTRS = Claim(
-    id="raptr.downstream",
-    paper="RaPTr, arXiv 2402.05913",
-    locus="ours: the paper's scores are of UL2 (question answering and SuperGLUE, +1.5 %); model and tasks are ours",
-    statement="After equally many steps RaPTr's mean score over the proxies is higher than the baseline's.",
-    threshold=_HIGHER[0],
-    region=_HIGHER[1],
-    recipe="flatness",
-    check=partial(final_difference, ours="raptr", theirs="full", metrics=_ALL),
-    known="the rows",
-)
-CLAIMS = {claim.id: claim for claim in (*_CLAIMS, _RAPTRS)}
+CLAIMS = {claim.id: claim for claim in _CLAIMS}
 GROUPS = {"est.downstream": "EST's downstream scores beside the baseline's, and beside the trace at equal loss."}

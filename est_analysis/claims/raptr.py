@@ -11,6 +11,7 @@ import pandas as pd
 
 from .checks import beside_the_full_model, final_loss_gap, transition_drop, transition_jump, whole_run_speed_up
 from .claim import Claim, Measured
+from .est_downstream import SCORES, final_difference
 from .statistics import over_seeds, saving
 from .transition_losses import WINDOWS
 
@@ -80,4 +81,15 @@ _CLAIMS = (
 )
 
 _BESIDE = [beside_the_full_model(claim, "raptr") for claim in _CLAIMS if claim.id == "raptr.transition-drop"]
-CLAIMS = {claim.id: claim for claim in (*_CLAIMS, *_BESIDE)}
+_DOWNSTREAM = Claim(
+    id="raptr.downstream",
+    paper=_PAPER,
+    locus="ours: the paper's scores are of UL2 (question answering and SuperGLUE, +1.5 %); model and tasks are ours",
+    statement="After equally many steps RaPTr's mean score over the proxies is higher than the baseline's.",
+    threshold="final score minus the baseline's, paired by seed, above 0 percentage points",
+    region=(0.0, inf),
+    recipe="flatness",
+    check=partial(final_difference, ours="raptr", theirs="full", metrics=tuple(SCORES.values())),
+    known="the rows",
+)
+CLAIMS = {claim.id: claim for claim in (*_CLAIMS, *_BESIDE, _DOWNSTREAM)}

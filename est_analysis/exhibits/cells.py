@@ -16,6 +16,7 @@ SEEDS_NOTE = (
     "Ours are means over seeds with 95 % t intervals, differences paired by seed; the paper's differences are those of "
     "its printed losses."
 )
+NO_TIMES = "step times of the grid, which runs two models at once, are not kept; benchmarks/README.md has its clock"
 SMALL_NOTE = (
     "Our models have about 250,000 parameters and see a few tokens each, of other text: losses compare within a column "
     "of ours, not with the paper's."

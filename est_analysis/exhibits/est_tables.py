@@ -12,7 +12,7 @@ from est_analysis.claims.equal_loss import CORPORA
 from est_analysis.claims.est import flatness
 from est_analysis.claims.flatness_checks import at_equal_loss
 
-from .cells import DIFFERENCE, SEEDS_NOTE, SMALL_NOTE, PrintedTable, final_mean, of_the_family, saved
+from .cells import DIFFERENCE, NO_TIMES, SEEDS_NOTE, SMALL_NOTE, PrintedTable, final_mean, of_the_family, saved
 from .data import DataFolder, Rows
 from .table import Cell, Table, exact, measured
 
@@ -22,7 +22,6 @@ FULL_SIZE = (
     "commands; small models have other tasks, which need no download"
 )
 _HOURS = "hours are the machine's; what a schedule does to them is the speed-up"
-_NO_TIMES = "step times of the grid, which runs two models at once, are not kept; benchmarks/README.md has its clock"
 
 
 def table1(data: DataFolder) -> Table:
@@ -62,7 +61,7 @@ def table2(data: DataFolder) -> Table:
         also = "3" if row == "EST" else ""  # where EST's row can be read
         tabled = partial(printed.at, row, elsewhere=also)
         cells[row, "wall clock time (hours)"] = Cell(**text("wall clock time (hours)"), why=_HOURS)
-        cells[row, "speed-up"] = Cell(**text("speed-up"), why="" if row == "Original" else _NO_TIMES)
+        cells[row, "speed-up"] = Cell(**text("speed-up"), why="" if row == "Original" else NO_TIMES)
         if row == "EST":
             cells[row, "speed-up"] = measured(
                 times, partial(whole_run_speed_up, method="est"), **text("speed-up"), form=".2f"
@@ -148,7 +147,7 @@ def table4(data: DataFolder) -> Table:
     for row, method in {"Original": "full", "EST": "est", "full model, shorter (ours)": "short"}.items():
         text = partial(printed.at, row)
         cells[row, "wall clock time (hours)"] = Cell(**text("wall clock time (hours)"), why=_HOURS)
-        cells[row, "speed-up"] = Cell(**text("speed-up"), why=_NO_TIMES)
+        cells[row, "speed-up"] = Cell(**text("speed-up"), why=NO_TIMES)
         cells |= _costs(row, method, grid, text("saving FLOPs"))
         cells |= _losses(row, method, grid, text("loss"), printed.difference(row))
         cells[row, "GPT4All"] = Cell(**text("GPT4All"), why=FULL_SIZE)

@@ -9,7 +9,7 @@ from est_analysis.claims.checks import final_loss_gap
 from est_analysis.claims.raptr_stability import depth_exponent
 from est_analysis.claims.statistics import over_seeds
 
-from .cells import DIFFERENCE, SEEDS_NOTE, SMALL_NOTE, PrintedTable, final_mean, of_the_family
+from .cells import DIFFERENCE, NO_TIMES, SEEDS_NOTE, SMALL_NOTE, PrintedTable, final_mean, of_the_family
 from .data import DataFolder
 from .table import Cell, Table, measured
 
@@ -20,7 +20,6 @@ _READ = (
     "The paper's own tables could not be read: its numbers are those of its abstract and of public reviews that quote "
     "it."
 )
-_NO_TIMES = "step times of the grid, which runs two models at once, are not kept; benchmarks/README.md has its clock"
 _DOWNSTREAM = "this needs a model of 1.6B parameters and downloads: 'est claims raptr.paper-scale.ul2-downstream'"
 
 
@@ -51,7 +50,7 @@ def bert(data: DataFolder) -> Table:
             flops = partial(flops_ratio, method=method)
             text = printed.at(row, "speed-up by FLOPs")
             cells[row, "speed-up by FLOPs"] = measured(grid, flops, **text, form=".2f")
-            cells[row, "speed-up"] = Cell(**printed.at(row, "speed-up"), why=_NO_TIMES)
+            cells[row, "speed-up"] = Cell(**printed.at(row, "speed-up"), why=NO_TIMES)
     shape = (
         "Ours have their norms before attention and MLP and fewer layers, of which each method trains the same shares; "
         "each method has its own best learning rate on this model."
@@ -75,7 +74,7 @@ def ul2(data: DataFolder) -> Table:
         (row, "speed-up by FLOPs"): measured(
             grid, partial(flops_ratio, method="raptr"), **printed.at(row, "speed-up by FLOPs"), form=".2f"
         ),
-        (row, "speed-up"): Cell(**printed.at(row, "speed-up"), why=_NO_TIMES),
+        (row, "speed-up"): Cell(**printed.at(row, "speed-up"), why=NO_TIMES),
         (row, "QA and SuperGLUE"): Cell(**printed.at(row, "QA and SuperGLUE"), why=_DOWNSTREAM),
     }
     warmup = "The paper's run trains the full model for 30k steps first, ours has no such start and so saves more."

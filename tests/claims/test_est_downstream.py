@@ -47,6 +47,14 @@ def test_a_lower_score_is_refuted_and_a_slightly_lower_one_is_no_worse():
     assert verdict("mean-same-rate", worse).effect == pytest.approx(0.5 - 10 * (2.1 - 2.15))
 
 
+def test_raptrs_claim_is_about_raptr():
+    """Its planted shift is 0 and its loss 0.05 nats above; EST's runs are another way round."""
+    (found,) = judge([CLAIMS["raptr.downstream"]], downstream_frame(slope=0), scale="quick")
+    assert found.effect == pytest.approx(-10 * (LOSSES["raptr"] - LOSSES["full"]))
+    assert found.verdict == "refuted"
+    assert "(raptr) against" in found.detail
+
+
 def test_at_equal_loss_the_loss_is_taken_out():
     found = verdict("equal-loss", downstream_frame(slope=0))
     assert found.effect == pytest.approx(SHIFTS["est"])  # scores are linear in the loss

@@ -23,8 +23,8 @@ class Ablation:
         contenders: by label; those that the grid has too are the grid's own runs.
         rates: best learning rate of each, from the sweep at scale `rates`.
         costs: of the scales that it has, in words.
-        longer: labels of those that are run for four times the steps too, at scale `report`.
-        longer_rates: best learning rate of each of these, from the sweep at scale `report-rates`, or from the grid's.
+        longer_rates: of those that are run for four times the steps too, at scale `report`; from the sweep at scale
+            `report-rates`, or from the grid's.
     """
 
     name: str
@@ -32,14 +32,13 @@ class Ablation:
     contenders: Mapping[str, Contender]
     rates: Mapping[str, float]
     costs: Mapping[str, str]
-    longer: tuple[str, ...] = ()
     longer_rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scales(self) -> dict[str, GridScale]:
         """The grid's, on GPT-2 alone and at one budget; rates that the grid has swept are not swept again."""
-        swept = tuple(label for label in self.longer if label not in grid.LONGER["gpt2"])
-        contenders = {"report-rates": swept, "report": self.longer}
+        swept = tuple(label for label in self.longer_rates if label not in grid.LONGER["gpt2"])
+        contenders = {"report-rates": swept, "report": tuple(self.longer_rates)}
         return {
             name: replace(
                 grid.SCALES[name],

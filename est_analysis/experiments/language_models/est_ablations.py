@@ -83,20 +83,6 @@ BEST_RATE: dict[str, float] = {
 
 # For four times the steps: the paper's Table 3, and what stood out after the shorter training. The sweep of those that
 # the grid has not is in paper_figures/data/ablation_rates_report.csv.
-LONGER = (
-    "full",
-    "short",
-    "short/half",
-    "est",
-    "est/one-stage",
-    "est/two-stage-a",
-    "est/two-stage-b",
-    "est/two-stage-c",
-    "est/three-stage",
-    "est/only-layers",
-    "est/half-as-long",
-    "est/unscaled",
-)
 BEST_RATE_LONGER: dict[str, float] = {
     **{label: GRID_RATES_LONGER["gpt2"][label] for label in ("full", "short", "est")},
     "short/half": 16e-3,
@@ -115,7 +101,6 @@ ABLATION = Ablation(
     description="EST's components, schedules and sampling law, each changed alone, on the grid's GPT-2",
     contenders=CONTENDERS,
     rates=BEST_RATE,
-    longer=LONGER,
     longer_rates=BEST_RATE_LONGER,
     costs={
         "smoke": "a minute or two; shows that the code runs, nothing else",

@@ -14,7 +14,6 @@ from est_analysis.experiments.language_models.est_ablations import (
     BEST_RATE_LONGER,
     COMPONENTS,
     CONTENDERS,
-    LONGER,
 )
 from est_analysis.experiments.runs.rate_sweep import MORE_SEEDS, RATES, best_rates, beyond, finalists
 from est_analysis.experiments.study import Request
@@ -116,7 +115,7 @@ def test_every_contender_has_a_learning_rate_of_the_sweep():
 
 def test_longer_training_has_table_3_and_the_grids_own_runs():
     report, sweep = ABLATION.scales["report"], ABLATION.scales["report-rates"]
-    assert set(TABLE_3) < set(LONGER) < set(CONTENDERS)
+    assert set(TABLE_3) < set(BEST_RATE_LONGER) < set(CONTENDERS)
     longer, shorter = ABLATION.entries(report, corpus="python"), ABLATION.entries(QUICK, corpus="python")
     assert {entry.spec.settings.steps for entry in longer} == {4 * e.spec.settings.steps for e in shorter}
     on_grid = {(e.labels["method"], e.spec.seed): e.spec for e in grid.entries(grid.SCALES["report"], corpus="python")
@@ -125,7 +124,7 @@ def test_longer_training_has_table_3_and_the_grids_own_runs():
     assert {entry.labels["method"] for entry in shared} == {"full", "short", "est"}
     assert all(repr(entry.spec) == repr(on_grid[entry.labels["method"], entry.spec.seed]) for entry in shared)
     swept = {entry.labels["method"] for entry in ABLATION.entries(sweep, corpus="python")}
-    assert swept == set(LONGER) - {"full", "short", "est"}, "the grid's sweep has those"
+    assert swept == set(BEST_RATE_LONGER) - {"full", "short", "est"}, "the grid's sweep has those"
 
 
 def test_longer_training_has_the_rates_of_its_own_sweep():
@@ -134,7 +133,6 @@ def test_longer_training_has_the_rates_of_its_own_sweep():
     found = {label: rate for (_, label, _), rate in best_rates(sweep).items()}
     on_grid = {label: grid.BEST_RATE_LONGER["gpt2"][label] for label in ("full", "short", "est")}
     assert found | on_grid == BEST_RATE_LONGER
-    assert set(BEST_RATE_LONGER) == set(LONGER)
     for (_, label, _), rates in finalists(sweep).items():
         runs = sweep[sweep["method"] == label]
         assert all(set(runs.loc[runs["lr"] == rate, "seed"]) == {100, *MORE_SEEDS} for rate in rates)
