@@ -8,6 +8,7 @@ from est_analysis.experiments.language_models.ablation import Ablation
 from est_analysis.experiments.language_models.contenders import CONTENDERS as ON_THE_GRID
 from est_analysis.experiments.language_models.contenders import Contender
 from est_analysis.experiments.language_models.grid_rates import BEST_RATE as GRID_RATES
+from est_analysis.experiments.language_models.grid_rates import BEST_RATE_LONGER as GRID_RATES_LONGER
 
 _FROM_THE_GRID = ("full", "short", "raptr", "stochastic_depth", "gradual_stacking")
 _TWO_STAGES = "1:1,1,0.5; 2:1,1,1"
@@ -67,14 +68,24 @@ BEST_RATE: dict[str, float] = {
     "raptr/inv_p": 4e-3,
 }
 
+# For four times the steps: schedules, RaPTr's and stacking's, and RaPTr's own scaling. Until they are swept at that
+# length, those that the grid has not have the rates above.
+BEST_RATE_LONGER: dict[str, float] = {
+    **{label: GRID_RATES_LONGER["gpt2"][label] for label in ("full", "short", "raptr", "gradual_stacking")},
+    **{label: BEST_RATE[label] for label in (*SCHEDULES, "raptr/sqrt_gap")},
+}
+
 ABLATION = Ablation(
     name="raptr-ablations",
     description="RaPTr's schedule, axis and scaling, each changed alone, beside stacking, on the grid's GPT-2",
     contenders=CONTENDERS,
     rates=BEST_RATE,
+    longer_rates=BEST_RATE_LONGER,
     costs={
         "smoke": "a minute or two; shows that the code runs, nothing else",
         "rates": "the learning-rate sweep: three runs a contender or more",
         "quick": "about a quarter of an hour on one core, besides the grid's own runs",
+        "report-rates": "the learning-rate sweep for `report`, about an hour on two cores",
+        "report": "half an hour on two cores: its schedules, stacking's and its scaling for four times the steps",
     },
 )
