@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from est_analysis.any_checkpoint.trace import Prepared, TraceSettings, budget_of, default_file, measure, prepare
 from est_analysis.curvature.checkpoint import Loaded
 from est_analysis.curvature.estimate import Comparison, TraceEstimate, compare
+from est_analysis.curvature.trace import LEAST
 from est_analysis.errors import InputError
 
-_FIRST = 16  # micro-batches before the first look
+_NORMAL = 1.96  # standard errors that half of a 95 % interval is wide, of many measurements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def compare_checkpoints(
     probes = prepared[0].plan.probes
     most = settings.max_pairs // probes
     paired = len({one.identity["text"] for one in prepared}) == 1
-    rounds = _FIRST
+    rounds = LEAST  # before the first look
     while True:
         rounds = min(rounds, most)
         # The error of one trace is not the question: each runs for as many rounds as the comparison needs.
@@ -92,7 +93,7 @@ def compare_checkpoints(
             estimates=tuple(estimates),
             comparisons=comparisons,
             paired=paired,
-            reached=all(one.ratio_rel_se <= settings.rel_se for one in comparisons),
+            reached=all(one.ratio_margin <= _NORMAL * settings.rel_se for one in comparisons),
         )
         on_round(found)
         if found.reached or rounds == most:

@@ -50,6 +50,11 @@ def read_text(loaded: Loaded, text: TextSource) -> tuple[np.ndarray, str, Any]:
     tokenizer = text.tokenizer or loaded.tokenizer
     if tokenizer is None:
         raise InputError(f"{loaded.located.name} has no tokenizer; give one with --tokenizer, such as bytes")
+    if text.tokenizer.startswith("bpe:"):
+        raise InputError(
+            f"--tokenizer {text.tokenizer} would learn one on this text, whose tokens mean nothing to "
+            f"{loaded.located.name}; give the tokenizer that it was trained with"
+        )
     parts = []
     for name in text.corpora:
         corpus = open_corpus(

@@ -43,9 +43,8 @@ def _described(frame: pd.DataFrame, method: str) -> str:
 
 def gaps(frame: pd.DataFrame, methods: Mapping[str, str]) -> pd.DataFrame:
     """Final validation loss minus the full model's: one row a seed that all have, one column a key of `methods`."""
-    found = {name: final(frame, method, "validation_loss") for name, method in methods.items()}
-    full = final(frame, "full", "validation_loss")
-    table = pd.DataFrame({name: losses - full for name, losses in found.items()}).dropna()
+    pairs = {name: final_pair(frame, method, "validation_loss") for name, method in methods.items()}
+    table = pd.DataFrame({name: ours - full for name, (ours, full) in pairs.items()}).dropna()
     if table.empty:
         raise NotMeasured("the contenders share no seed")
     return table

@@ -78,14 +78,13 @@ def last_stage_slope(frame: pd.DataFrame, *, remark: str = _DECAYS) -> Measured:
     ours, theirs = runs_of(frame, "est", "validation_loss"), runs_of(frame, "full", "validation_loss")
     rows = {}
     for seed in common_seeds(ours, theirs):
-        est, full = ours[seed][ours[seed].index >= max(changes.get(seed) or [0])], theirs[seed]
+        est, full = ours[seed][ours[seed].index >= max(changes[seed])], theirs[seed]
         top, bottom = min(est.iloc[0], full.max()), max(est.min(), full.min())
-        if top > bottom:
-            spans = [(_first_step_at(loss, top), _first_step_at(loss, bottom)) for loss in (est, full)]
-            slopes = [1000 * (bottom - top) / (end - start) for start, end in spans]
-            rows[seed] = [*slopes, *(step for span in spans for step in span), top, bottom]
-    if not rows:
-        raise NotMeasured("EST's last stage and the baseline have no range of losses in common")
+        if top <= bottom:
+            raise NotMeasured(f"EST's last stage and the baseline have no range of losses in common, seed {seed}")
+        spans = [(_first_step_at(loss, top), _first_step_at(loss, bottom)) for loss in (est, full)]
+        slopes = [1000 * (bottom - top) / (end - start) for start, end in spans]
+        rows[seed] = [*slopes, *(step for span in spans for step in span), top, bottom]
     table = pd.DataFrame(
         rows, index=["est", "full", "est_start", "est_end", "full_start", "full_end", "top", "bottom"]
     ).T
@@ -141,7 +140,7 @@ _CLAIMS = (
     Claim(
         id="est.loss-at-equal-flops",
         paper=_PAPER,
-        locus="Abstract",
+        locus="ours: the abstract's saving without an increase in loss, read at equal FLOPs",
         statement="At the total FLOPs of a whole EST run, EST has a lower validation loss than the baseline.",
         threshold="loss difference at equal total FLOPs, paired by seed, below 0",
         region=(-inf, 0.0),

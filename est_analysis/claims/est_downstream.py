@@ -18,7 +18,7 @@ import pandas as pd
 
 from .claim import Claim, Measured, NotMeasured
 from .equal_loss import at_loss, of_corpus
-from .statistics import common_seeds, final, over_seeds, runs_of
+from .statistics import common_seeds, final, final_pair, over_seeds, runs_of
 
 _PAPER = "EST, arXiv 2406.06962"
 SCORES = {
@@ -74,7 +74,7 @@ def final_difference(
     metrics = telling(rows, metrics)
     own, rival = _last(rows, ours, metrics), _last(rows, theirs, metrics)
     seeds = common_seeds(own, rival)
-    losses = [final(rows, method, "validation_loss")[seeds].mean() for method in (ours, theirs)]
+    losses = [loss[seeds].mean() for loss in final_pair(rows, ours, "validation_loss", theirs)]
     detail = (
         f"{own[seeds].mean():.2f} ({ours}) against {rival[seeds].mean():.2f} ({theirs}), chance "
         f"{_chance(rows, metrics):.1f}{_untrained(rows, metrics)}{_item_error(rows, metrics)}; of {_named(metrics)}; "
@@ -213,7 +213,7 @@ def rises_with_training(frame: pd.DataFrame) -> Measured:
 _ALL = tuple(SCORES.values())
 _HIGHER = ("final score minus the baseline's, paired by seed, above 0 percentage points", (0.0, inf))
 _MEAN = "mean GLUE 80.66 against 79.84, SQuAD 67.14/77.15 against 66.74/77.06, LAMBADA 32.01 against 29.44"
-_TABLES = f"Section 4.1, Table 2 ({_MEAN}); the tasks are stand-ins of ours"
+_TABLES = f"ours: tasks of our own for those of Section 4.1, Table 2 ({_MEAN})"
 _STATEMENTS = {
     "last-word": "EST predicts the last identifier of a line of held-out Python better than the baseline",
     "probe-kinds": "A linear probe reads the kind of a token better from EST's hidden states than from the baseline's",
@@ -221,8 +221,8 @@ _STATEMENTS = {
     "finetune-library": "Fine-tuned to tell packages apart, EST's checkpoint ends better than the baseline's",
 }
 _LOCI = {
-    "last-word": "Section 4.1, Table 2 (LAMBADA: 32.01 against 29.44); the task is a stand-in of ours",
-    "finetune-library": "Section 4.1, Table 2 (mean GLUE after fine-tuning: 80.66 against 79.84); a stand-in of ours",
+    "last-word": "ours: a task of our own for LAMBADA, Section 4.1, Table 2 (32.01 against 29.44)",
+    "finetune-library": "ours: a task of our own for fine-tuning on GLUE, Section 4.1, Table 2 (80.66 against 79.84)",
 }
 _WITH_LAST_WORDS = ("last-word", "mean", "mean-same-rate", "no-worse", "equal-loss", "flat-is-good", "proxies-rise")
 _KNOWN = "the rows, when scores by chance were left out; the threshold is older"
@@ -270,21 +270,21 @@ _CLAIMS = (
     ),
     _claim(
         "no-worse",
-        f"Section 4.1, Table 2 ({_MEAN}), read as: no worse",
+        f"{_TABLES}, read as: no worse",
         "After equally many steps EST's mean score over the proxies is at most one point below the baseline's",
         ("final mean score minus the baseline's, paired by seed, above -1 percentage points", (-1.0, inf)),
         partial(final_difference, theirs="full", metrics=_ALL),
     ),
     _claim(
         "equal-loss",
-        "Section 5.2, Table 5 (with almost the same loss, GLUE 74.66 against 73.89); the tasks are stand-ins of ours",
+        "ours: tasks of our own for GLUE, Section 5.2, Table 5 (with almost the same loss, 74.66 against 73.89)",
         "At equal loss EST's score is higher than the baseline's",
         ("score minus the baseline's at equal loss, paired by seed, above 0 percentage points", (0.0, inf)),
         partial(difference_at_equal_loss, theirs="full"),
     ),
     _claim(
         "flat-is-good",
-        "Section 5.2: a strong correlation between generalisation and the trace of the Hessian, after Liu et al. 2023",
+        "ours: on tasks of our own, Section 5.2 after Liu et al. 2023 (generalisation and trace correlate strongly)",
         "At equal loss, the smaller the trace of the Hessian of a checkpoint, the better its downstream score",
         ("partial correlation of score and log trace given the loss, mean over seeds, below 0", (-inf, 0.0)),
         flat_is_good,

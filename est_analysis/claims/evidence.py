@@ -43,6 +43,7 @@ SOURCES = (
     Source(recipe="est-ablations", scale="quick", file="est_ablations_quick.csv"),
     Source(recipe="est-ablations", scale="report", file="est_ablations_report.csv"),
     Source(recipe="raptr-ablations", scale="quick", file="raptr_ablations_quick.csv"),
+    Source(recipe="raptr-ablations", scale="report", file="raptr_ablations_report.csv"),
     Source(recipe="flatness", scale="quick", file="flatness_quick.csv"),
     Source(recipe="flatness", scale="report", file="flatness_report.csv"),
     Source(recipe="first-experiments", scale="quick", file="first_experiments_quick.csv"),
@@ -67,11 +68,17 @@ _FIGURES = (
     ("est-ablations", "report", "", "est_schedules_longer"),
     ("est-ablations", "", "est.ablation", "est_components"),
     ("est-ablations", "", "", "est_schedules"),
+    ("raptr-ablations", "report", "", "raptr_ablations_longer"),
     ("raptr-ablations", "", "", "raptr_ablations"),
-    ("flatness", "report", "est.flatness.persists", "est_flatness_longer"),
+    *(
+        ("flatness", scale, f"est.flatness.{topic}", figure)
+        for scale, figure in (("report", "est_flatness_longer"), ("", "est_flatness"))
+        for topic in ("early", "persists")
+    ),
     ("flatness", "report", "est.flatness.", "est_flatness_lengths"),
-    ("flatness", "", "est.flatness.persists", "est_flatness"),
     ("flatness", "", "est.flatness.", "est_flatness_ratios"),
+    ("flatness", "", "raptr.flatness.", "est_flatness_ratios"),
+    ("flatness", "", "raptr.downstream", "est_downstream"),
     ("flatness", "", "est.downstream.flat", "est_downstream_trace"),
     ("flatness", "", "est.downstream.", "est_downstream"),
     ("first-experiments", "", "est.first.linear", "first_linear"),
@@ -84,7 +91,13 @@ _FIGURES = (
 )
 
 
-_NOTEBOOKS = {  # recipe -> notebook that shows it, without its ending
+_NOTEBOOKS_OF_CLAIMS = (  # beginning of a claim's id, notebook that shows it, without its ending; the first that fits
+    ("est.sampling", "06_dropout_equivalence"),
+    ("est.downstream", None),
+    *((f"raptr.theory.{topic}", "03_simple_to_complex") for topic in ("pld", "growing", "shrinking")),
+    ("raptr.theory", "04_stage_transitions"),
+)
+_NOTEBOOKS = {  # recipe -> notebook of its other claims
     "reproduce": "01_est_in_ten_minutes",
     "poly-raptr-vs-pld": "03_simple_to_complex",
     "transition-smoothness": "04_stage_transitions",
@@ -167,11 +180,8 @@ class Judged:
     @property
     def notebook(self) -> str | None:
         """The name, without its ending, of the notebook in `notebooks` that shows what the check measures."""
-        if self.claim.id.startswith("est.sampling"):
-            return "06_dropout_equivalence"
-        if self.claim.id.startswith("est.downstream"):
-            return None
-        return _NOTEBOOKS.get(self.claim.recipe)
+        named = (notebook for start, notebook in _NOTEBOOKS_OF_CLAIMS if self.claim.id.startswith(start))
+        return next(named, _NOTEBOOKS.get(self.claim.recipe))
 
 
 def judge_all(folder: Path, claims: Iterable[Claim] = CLAIMS.values()) -> list[Judged]:

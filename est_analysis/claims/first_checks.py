@@ -110,13 +110,18 @@ def _factors(rows: pd.DataFrame, label: str) -> dict[int, tuple[np.ndarray, np.n
         raise NotMeasured(f"no matrices of the linear nets trained as '{label}'")
     parts = runs["metric"].str.split("_", expand=True)
     table = runs.assign(side=parts[0], row=parts[1].astype(int), unit=parts[2].astype(int))
-    return {
+    found = {
         int(seed): tuple(
             one[one["side"] == side].pivot(index="row", columns="unit", values="value").to_numpy()
             for side in ("left", "right")
         )
         for seed, one in table.groupby("seed")
     }
+    if not all(np.isfinite(matrix).all() for pair in found.values() for matrix in pair):
+        raise NotMeasured(
+            f"a matrix of the linear nets trained as '{label}' has an entry that is missing or not finite"
+        )
+    return found
 
 
 def penalty_error(frame: pd.DataFrame) -> Measured:

@@ -59,7 +59,7 @@ def _claim(
 def _mlp_outcome(task: str) -> list[Claim]:
     """EST's columns in a plain two-layer MLP: how it ends, and its transition."""
     gap = partial(partial, loss_gap, task=task, net="mlp")
-    first = "section 4.1, Table 2, asserts it of GPT-2; on a two-layer MLP it is a summary page's first experiment 1"
+    first = f"{_SUMMARY}, first experiment 1 (section 4.1, Table 2, asserts it of GPT-2)"
     where = f"a two-layer MLP on {WORDS[task]}"
     table = (
         (
@@ -80,7 +80,7 @@ def _mlp_outcome(task: str) -> list[Claim]:
         ),
         (
             "mlp-transition",
-            "section 5.1 (there TinyLlama, Figure 2)",
+            "ours: of a two-layer MLP what section 5.1 says of TinyLlama (Figure 2)",
             f"The subnetwork's loss drops at once when it grows, no weight changing: {where}.",
             "relative change of the subnetwork's held-out loss at the transition, below 0",
             _BELOW,
@@ -105,7 +105,7 @@ def _mlp_pieces(task: str) -> list[Claim]:
     table = (
         (
             "mlp-unscaled",
-            "section 3.2 (the normalisation 1/p is crucial)",
+            "ours: of a two-layer MLP what section 3.2 says (the normalisation 1/p is crucial)",
             f"Without 1/p EST ends at a higher loss: {where}.",
             _MORE,
             _ABOVE,
@@ -121,7 +121,7 @@ def _mlp_pieces(task: str) -> list[Claim]:
         ),
         (
             "last-stage",
-            "section 4.1, Table 3, EST-ONE-STAGE (a long enough stage 3 is vital; there GPT-2)",
+            "ours: of a two-layer MLP what section 4.1, Table 3, says of GPT-2 (a long enough stage 3 is vital)",
             f"Half of the columns all the way, without a last stage of the full net, ends worse than EST: {where}.",
             _MORE,
             _ABOVE,
@@ -171,7 +171,7 @@ def _stack_outcome(task: str) -> list[Claim]:
         ),
         (
             "raptr.first.stack-loss",
-            f"BERT-base experiments (1.75 against 1.76){asked}",
+            f"ours: of a stack of eight what the paper says of BERT-base (1.75 against 1.76){asked}",
             f"After equally many steps RaPTr ends no worse than the full net: {where}.",
             _NOT_WORSE,
             (-inf, 0.01),
@@ -273,7 +273,7 @@ def _broken(task: str, method: str, part: str) -> list[Claim]:
     ]
 
 
-_PAL = "section 5.1, through Pal et al. 2020 (arXiv 1910.14186), which it cites"
+_PAL = "ours: of linear nets what section 5.1 says through Pal et al. 2020 (arXiv 1910.14186), which it cites"
 
 
 def _linear(law: str) -> list[Claim]:
@@ -303,7 +303,7 @@ _CLAIMS = (
     *(claim for task in _TASKS for claim in (*_mlp_outcome(task), *_mlp_pieces(task))),
     _claim(
         "est.first.mlp-accuracy.digits",
-        "section 4.1, Table 2, asserts such of GPT-2; on a two-layer MLP it is a summary page's first experiment 1",
+        f"{_SUMMARY}, first experiment 1 (section 4.1, Table 2, asserts such of GPT-2)",
         "After equally many steps EST's two-layer MLP is no less accurate on handwritten digits than the full net.",
         "difference of accuracies, paired by seed, above -0.5 percentage points",
         (-0.5, inf),

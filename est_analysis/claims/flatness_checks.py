@@ -67,22 +67,34 @@ def both_decayed(frame: pd.DataFrame, *, corpus: str, theirs: tuple[str, str]) -
     return over_seeds(change, unit=f"ln(est / {whole})", detail=detail)
 
 
-def persists(frame: pd.DataFrame, *, corpus: str, theirs: str) -> Measured:
-    """The largest log ratio of EST's trace to that of `theirs` at the same step, over the steps of EST's last stage."""
+def at_equal_steps(frame: pd.DataFrame, *, corpus: str, theirs: str, last_stage: bool) -> Measured:
+    """The largest log ratio of EST's trace to that of `theirs` at the same step.
+
+    Args:
+        frame: tidy rows.
+        corpus: of `CORPORA`.
+        theirs: the method beside EST.
+        last_stage: over the measured steps of EST's last stage, its first weights included; else over those up to
+            there, which training with masks has made.
+    """
     rows = of_corpus(frame, corpus)
-    ours, others = (trajectories(rows, method, TRACE) for method in ("est", rival(rows, "est", theirs)))
+    other = rival(rows, "est", theirs)
+    ours, others = (trajectories(rows, method, TRACE) for method in ("est", other))
     changes, ratios = transitions(rows, "est"), {}
     for seed in common_seeds(ours, others):
-        last_stage = max(changes.get(seed) or [0])
+        begins = max(changes[seed])
         steps = ours[seed].index.intersection(others[seed].index)
-        steps = steps[steps >= last_stage]
+        steps = steps[steps >= begins] if last_stage else steps[steps <= begins]
         ratios[seed] = {step: positive(ours[seed]["log"][step] - others[seed]["log"][step]) for step in steps}
     table = pd.DataFrame(ratios).T
     if table.shape[1] < 2:
-        raise NotMeasured("fewer than two checkpoints of the last stage were measured for both")
+        stage = "the last stage" if last_stage else "the sampled stages"
+        raise NotMeasured(f"fewer than two checkpoints of {stage} were measured for both")
+    if table.isna().any(axis=None):
+        raise NotMeasured("not every seed was measured at the same steps: the largest of fewer is no match for others")
     each = ", ".join(f"{np.exp(value):.2f} at step {step}" for step, value in table.mean().items())
     detail = f"ratios at equal steps: {each}; losses differ there; the effect is the largest of a run"
-    return over_seeds(table.max(axis=1), unit=f"ln(est / {theirs})", detail=detail)
+    return over_seeds(table.max(axis=1), unit=f"ln(est / {other})", detail=detail)
 
 
 def fisher_is_hessian(frame: pd.DataFrame, *, corpus: str) -> Measured:

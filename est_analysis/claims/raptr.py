@@ -11,7 +11,9 @@ import pandas as pd
 
 from .checks import beside_the_full_model, final_loss_gap, transition_drop, transition_jump, whole_run_speed_up
 from .claim import Claim, Measured
+from .equal_loss import CORPORA
 from .est_downstream import SCORES, final_difference
+from .flatness_checks import at_equal_loss
 from .statistics import over_seeds, saving
 from .transition_losses import WINDOWS
 
@@ -92,4 +94,18 @@ _DOWNSTREAM = Claim(
     check=partial(final_difference, ours="raptr", theirs="full", metrics=tuple(SCORES.values())),
     known="the rows",
 )
-CLAIMS = {claim.id: claim for claim in (*_CLAIMS, *_BESIDE, _DOWNSTREAM)}
+_FLATNESS = [
+    Claim(
+        id=f"raptr.flatness.{corpus}",
+        paper=_PAPER,
+        locus="ours: flatness is how EST explains better scores at equal loss; for RaPTr's they are an open question",
+        statement=f"At equal loss the Hessian of the RaPTr model has a smaller trace than the baseline's, on {words}.",
+        threshold="logarithm of the ratio at equal loss, paired by seed, below 0",
+        region=(-inf, 0.0),
+        recipe="flatness",
+        check=partial(at_equal_loss, corpus=corpus, ours="raptr", theirs="full"),
+        known="the rows",
+    )
+    for corpus, words in CORPORA.items()
+]
+CLAIMS = {claim.id: claim for claim in (*_CLAIMS, *_BESIDE, _DOWNSTREAM, *_FLATNESS)}

@@ -144,7 +144,7 @@ _OTHERS = (
     Claim(
         id="raptr.schedule.warm-up",
         paper=_PAPER,
-        locus="UL2 experiments: 30k steps of full-model warm-up in the best configuration (depths unverified)",
+        locus="ours: UL2's best configuration has a warm-up of 30k steps; that it helps is not said in what we had",
         statement="A warm-up of the full model brings RaPTr nearer to shorter full runs of equal cost.",
         threshold="loss minus that read between full runs, with warm-up minus without, paired by seed, below 0 nats",
         region=(-inf, 0.0),

@@ -217,10 +217,11 @@ _CLAIMS = (
     ),
     _transition(
         "raptr.transition-stacking-jump",
-        "Gradual stacking, unlike RaPTr, makes the loss jump up where it adds layers.",
+        "Gradual stacking makes the loss jump up where it adds layers.",
         "relative change of the trained model's held-out loss across transitions, mean of a run, above 0",
         (0.0, inf),
         partial(transition_change, method="gradual_stacking"),
+        _CONTROL,
     ),
 )
 

@@ -19,6 +19,7 @@ from . import (
     raptr_ablations,
     raptr_polynomials,
     raptr_stability,
+    raptr_theory,
     untested,
 )
 from .claim import Claim
@@ -34,6 +35,7 @@ CLAIMS: dict[str, Claim] = {
     **raptr_ablations.CLAIMS,
     **raptr_polynomials.CLAIMS,
     **raptr_stability.CLAIMS,
+    **raptr_theory.CLAIMS,
     **first_experiments.CLAIMS,
     **grid.CLAIMS,
     **analytic.CLAIMS,
@@ -48,6 +50,7 @@ GROUPS: dict[str, str] = {
     **est_downstream.GROUPS,
     **est_overhead.GROUPS,
     **raptr_ablations.GROUPS,
+    **raptr_theory.GROUPS,
     **untested.GROUPS,
 }
 

@@ -157,10 +157,20 @@ def common_seeds(ours: pd.Series | dict, theirs: pd.Series | dict) -> list[int]:
 
 
 def final_pair(frame: pd.DataFrame, method: str, metric: str, baseline: str = "full") -> tuple[pd.Series, pd.Series]:
-    """The final `metric` of `method` and of `baseline`, for the seeds that both have."""
-    ours, theirs = final(frame, method, metric), final(frame, baseline, metric)
+    """The final `metric` of `method` and of `baseline`, for the seeds that both have.
+
+    Raises:
+        NotMeasured: no seed in common, or one of them has rows for more steps, so that its end is not the other's; but
+            for runs of `short`, which are meant to be shorter.
+    """
+    ours, theirs = runs_of(frame, method, metric), runs_of(frame, baseline, metric)
     seeds = common_seeds(ours, theirs)
-    return ours[seeds], theirs[seeds]
+    ends = [{int(runs[seed].index[-1]) for seed in seeds} for runs in (ours, theirs)]
+    if ends[0] != ends[1] and not any(name.startswith("short") for name in (method, baseline)):
+        steps = (" and ".join(map(str, sorted(found))) for found in ends)
+        raise NotMeasured(f"{metric} of '{method}' ends at step {next(steps)}, that of '{baseline}' at {next(steps)}")
+    one, other = (pd.Series({seed: float(runs[seed].iloc[-1]) for seed in seeds}) for runs in (ours, theirs))
+    return one, other
 
 
 def saving(frame: pd.DataFrame, method: str, metric: str = "layer_flops", baseline: str = "full") -> pd.Series:
@@ -187,6 +197,6 @@ def transitions(frame: pd.DataFrame, method: str) -> dict[int, list[int]]:
     found = {}
     for seed, stage in runs_of(frame, method, "stage").items():
         found[seed] = [int(step) for step in stage.index[:-1][np.diff(stage) > 0]]
-    if not any(found.values()):
+    if not all(found.values()):
         raise NotMeasured(f"'{method}' has no stage transition")
     return found

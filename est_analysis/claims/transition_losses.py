@@ -116,11 +116,13 @@ def subnet_changes(frame: pd.DataFrame, method: str, *, whole: str, nothing: flo
     losses, found = runs_of(frame, method, whole), {}
     for seed in common_seeds(before, after):
         steps = before[seed].index.intersection(after[seed].index)
-        least = losses[seed].reindex(steps).min() / nothing
+        if steps.empty or seed not in losses or not steps.isin(losses[seed].index).all():
+            raise NotMeasured(f"{whole} of '{method}', seed {seed}, was not recorded at its transitions")
+        least = losses[seed][steps].min() / nothing
         if least > _LEARNED_NOTHING:
             raise NotMeasured(
-                f"the loss of '{method}', seed {seed}, is still {least:.2f} of that of knowing nothing at its "
-                "transitions: it has learned nothing that could be lost"
+                f"the loss of '{method}', seed {seed}, is still {least:.2f} of that of knowing nothing at all of "
+                "its transitions: it has learned nothing that could be lost"
             )
         found[seed] = after[seed][steps] / before[seed][steps] - 1
     return found

@@ -37,6 +37,17 @@ Seed = Annotated[int, typer.Option(help="Of windows and probes.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the checkpoint brings.")]
 
 
+def target_of(over: str) -> Any:
+    """What was typed as `--over`.
+
+    Raises:
+        InputError: it is no target.
+    """
+    if over not in ("distribution", "batches"):
+        raise unknown_name("--over", over, ("distribution", "batches"))
+    return over
+
+
 def settings_of(
     *, text: list[str] | None, corpus: str, dataset_config: str, text_column: str, max_bytes: int,
     tokenizer: str, over: str, seq_len: int, micro_batch: int, probes: int, **rest: Any,
@@ -51,8 +62,6 @@ def settings_of(
 
     if text and corpus != "python":
         raise InputError("--text and --corpus each name a text; give one of them")
-    if over not in ("distribution", "batches"):
-        raise unknown_name("--over", over, ("distribution", "batches"))
     source = TextSource(
         corpora=tuple(text) if text else (corpus,),
         split="all" if text else "validation",
@@ -61,6 +70,7 @@ def settings_of(
         max_bytes=max_bytes,
         tokenizer=tokenizer,
     )
+    target_of(over)
     for name, value in {"--seq-len": seq_len, "--micro-batch": micro_batch, "--probes": probes}.items():
         if value < 0:
             raise InputError(f"{name} {value} is negative; use at least 1, or 0 for the default")
@@ -99,8 +109,13 @@ def open_checkpoint(name: str, revision: str | None, how: dict[str, Any]) -> Any
         raise unknown_name("--loss", how["loss"], ("auto", "causal", "masked", "seq2seq"))
     if not re.fullmatch(r"cpu|cuda(:\d+)?", how["device"]):
         raise InputError(f"unknown --device '{how['device']}'; use cpu, cuda or cuda:NUMBER")
-    if how["device"].startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {how['device']}: torch sees no GPU here; use cpu")
+    if how["device"].startswith("cuda"):
+        number, there = int(how["device"][5:] or 0), torch.cuda.device_count()
+        if number >= there:
+            raise InputError(
+                f"--device {how['device']}: torch sees {there or 'no'} GPU{'s' * (there > 1)} here; use "
+                f"{'cpu' if not there else f'cuda:0 to cuda:{there - 1}'}"
+            )
     return load(
         locate(name, revision=revision),
         loss=how["loss"],

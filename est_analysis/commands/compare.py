@@ -119,7 +119,10 @@ def _print(record: dict[str, Any]) -> None:
     console.print(f"{record['traces'][0]['pairs']} pairs each, engine {record['engine']}, {how}.", highlight=False)
     if not record["reached"]:
         asked = f"{100 * record['rel_se']:g} %"
-        print(f"est: warning: a ratio is not as sure as {asked}; raise --max-pairs to go on", file=sys.stderr)
+        print(
+            f"est: warning: a ratio is not as sure as {asked}; raise --max-pairs to go on, or give more text",
+            file=sys.stderr,
+        )
 
 
 def _letter(number: int) -> str:
@@ -131,6 +134,6 @@ def _kind_table(traces: list[dict[str, Any]]) -> Table:
     table.add_column("kind")
     for number in range(len(traces)):
         table.add_column(_letter(number), justify="right")
-    for kind in traces[0]["kinds"]:
-        table.add_row(kind, *(f"{one['kinds'].get(kind, 0):.4g}" for one in traces))
+    for kind in dict.fromkeys(kind for one in traces for kind in one["kinds"]):
+        table.add_row(kind, *(f"{one['kinds'][kind]:.4g}" if kind in one["kinds"] else "" for one in traces))
     return table

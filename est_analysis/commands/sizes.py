@@ -117,10 +117,10 @@ def _architecture(model: str, family: str, seq_len: int) -> Any:
     from est_analysis.models.families import FAMILIES
     from est_analysis.subnet.cost import PUBLISHED_ARCHITECTURES
 
-    if model in PUBLISHED_ARCHITECTURES:
+    preset = FAMILIES[family].presets.get(model)
+    if preset is None or (model in PUBLISHED_ARCHITECTURES and preset.objectives[0] == "causal"):
         found = PUBLISHED_ARCHITECTURES[model]
         return replace(found, seq_len=seq_len or found.seq_len)
-    preset = FAMILIES[family].presets[model]
     if not _published(model, family):  # our own presets are made for bytes: a vocabulary of 256
         preset = replace(preset, vocab_size=256)
     return preset.architecture_on(find_objective(preset.objectives[0]).lengths(seq_len or preset.context_length))

@@ -64,7 +64,8 @@ def trace(
         loaded = open_checkpoint(checkpoint, revision or None, {**how, "device": local_device(device)})
         part = _shard(shard, ranks)
         with Live(checkpoint, shown=ranks.main) as live:
-            prepared, estimate, file = _measure(loaded, settings, live, part, out, ranks)
+            prepared = _prepare(loaded, settings, ranks, spectrum=spectrum)
+            estimate, file = _measure(prepared, settings, live, part, out, ranks)
         ranks.wait()  # a process that leaves while another still talks to it may abort
         if not ranks.main:
             return
@@ -78,9 +79,10 @@ def trace(
 
 def merge(
     files: Annotated[list[Path], typer.Argument(help="Files that `est trace --shard i/n --out FILE` wrote.")],
+    over: options.Over = "distribution",
     as_json: Json = False,
 ) -> None:
-    """Put the shards of one estimate together."""
+    """Put the shards of one estimate together; --over as it was given to their `est trace`."""
     from est_analysis.commands.trace_output import print_merged
     from est_analysis.curvature.estimate import estimate
     from est_analysis.curvature.samples import merge as merge_files
@@ -88,16 +90,25 @@ def merge(
     identity, samples = merge_files(files)
     if not samples:
         raise InputError(f"{files[0]} holds no measurement yet; let `est trace --shard` make some")
-    found = estimate(samples, engine=identity["engine"])
+    found = estimate(samples, engine=identity["engine"], target=options.target_of(over))
     print_merged(identity, found, as_json=as_json)
 
 
-def _measure(loaded, settings, live, shard, out, ranks):
-    from est_analysis.any_checkpoint.trace import budget_of, default_file, measure, prepare
+def _prepare(loaded, settings, ranks, *, spectrum):
+    from est_analysis.any_checkpoint.spectrum import require_spectrum
+    from est_analysis.any_checkpoint.trace import prepare
 
     prepared = prepare(loaded, settings)
+    if spectrum:
+        require_spectrum(prepared)
     if any(identity != prepared.identity for identity in ranks.union([prepared.identity])):
         raise InputError("the processes' memory allows them different sizes; give --micro-batch and --probes")
+    return prepared
+
+
+def _measure(prepared, settings, live, shard, out, ranks):
+    from est_analysis.any_checkpoint.trace import budget_of, default_file, measure
+
     live.announce(prepared)
     file = out or default_file(prepared.identity, shard if ranks.world_size == 1 else (0, 1))
     estimate = measure(
@@ -108,7 +119,7 @@ def _measure(loaded, settings, live, shard, out, ranks):
         exchange=ranks.union,
         on_estimate=live.update,
     )
-    return prepared, estimate, file
+    return estimate, file
 
 
 def _shard(text: str, ranks) -> tuple[int, int]:

@@ -90,6 +90,9 @@ def record_of(prepared: Any, found: Any, file: Path, settings: Any) -> dict[str,
         record["stderr_data"] = None  # what the other batches would change is not in any spread
     if settings.blocks:
         record["blocks"], record["kinds"] = _blocks(prepared, found)
+        if settings.over == "batches":  # measured is each row's spread over batches, which is another question
+            for row in (*record["blocks"], *record["kinds"]):
+                row["stderr"] = None
     return record
 
 
@@ -161,7 +164,7 @@ def print_trace(record: dict[str, Any]) -> None:
             console.print(_block_table(record[key], record["trace"], title))
     if "spectrum" in record:
         top = ", ".join(f"{value:.4g}" for value in record["spectrum"]["top_eigenvalues"])
-        say(f"largest eigenvalues (of {record['spectrum']['targets']:,} targets): {top}")
+        say(f"largest eigenvalues of the Hessian (of {record['spectrum']['targets']:,} targets): {top}")
     say(f"kept in {record['file']}")
     warn_unless_reached(record)
 

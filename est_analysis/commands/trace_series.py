@@ -58,8 +58,12 @@ class _Kept:
 
     def __init__(self, name: str, settings: Any, how: dict[str, Any]):
         from est_analysis.data.cache import cache_root
+        from est_analysis.data.corpus import open_corpus
 
-        identity = json.dumps([name, asdict(settings), how], sort_keys=True)
+        text = settings.text
+        reading = {"dataset_config": text.dataset_config or None, "text_column": text.text_column}
+        corpora = [open_corpus(one, **reading, max_bytes=text.max_bytes or None).identity for one in text.corpora]
+        identity = json.dumps([name, asdict(settings), how, corpora], sort_keys=True)
         folder = cache_root() / "traces"
         self._path = None if Path(name).exists() else folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.series"
         self.records = {} if self._path is None else _read_records(self._path)

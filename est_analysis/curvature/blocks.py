@@ -149,8 +149,6 @@ def _checked(objective: Objective, blocks: Tensor, weights: Tensor | None) -> tu
     tensors = len(objective.parameters)
     if blocks.ndim != 2 or blocks.shape[1] != tensors:
         raise InputError(f"blocks of shape {tuple(blocks.shape)} for {tensors} parameter tensors; give (m, {tensors})")
-    if len(blocks) < 2:
-        raise InputError(f"{len(blocks)} batches give no standard error; use at least 2")
     weights = torch.ones(len(blocks)) if weights is None else torch.as_tensor(weights)
     if weights.shape != (len(blocks),) or not (weights > 0).all():
         raise InputError(f"weights={weights.tolist()} of {len(blocks)} batches; give one positive number a batch")
@@ -161,7 +159,8 @@ def _row(objective: Objective, key: tuple[str, str], members: list[int], blocks:
     values = blocks[:, members].sum(1)
     mean = (weights @ values) / weights.sum()
     count = len(values)
-    error = (count / (count - 1) * (weights * (values - mean)).square().sum()).sqrt() / weights.sum()
+    squared = (weights * (values - mean)).square().sum()
+    error = (squared * count / (count - 1)).sqrt() / weights.sum() if count > 1 else torch.tensor(math.nan)
     tensors = list(objective.parameters.values())
     squares = sum(tensors[p].double().square().sum().item() for p in members)
     parameters = sum(tensors[p].numel() for p in members)

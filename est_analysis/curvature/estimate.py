@@ -171,7 +171,6 @@ class Comparison:
         ratio: this trace over the baseline's.
         ratio_ci: Fieller's 95 % interval; infinite ends where the baseline's trace may be zero.
         correlation: of the two over batches, what pairing gains from.
-        t: standard errors that half of the interval is wide where it is symmetric.
     """
 
     difference: float
@@ -179,13 +178,12 @@ class Comparison:
     ratio: float
     ratio_ci: tuple[float, float]
     correlation: float
-    t: float
 
     @property
-    def ratio_rel_se(self) -> float:
-        """The ratio's relative standard error, as its interval has it; infinite where the ratio is 0."""
+    def ratio_margin(self) -> float:
+        """Half of the ratio's interval, relative to the ratio; infinite where the ratio is 0."""
         low, high = self.ratio_ci
-        return (high - low) / (2 * self.t * abs(self.ratio)) if self.ratio else math.inf
+        return (high - low) / (2 * abs(self.ratio)) if self.ratio else math.inf
 
 
 def compare(other: Sequence[Sample], baseline: Sequence[Sample], *, paired: bool = True) -> Comparison:
@@ -219,7 +217,6 @@ def compare(other: Sequence[Sample], baseline: Sequence[Sample], *, paired: bool
         ratio=mean_a / mean_b,
         ratio_ci=_fieller(mean_a, mean_b, var_a, var_b, covariance, t),
         correlation=correlation,
-        t=t,
     )
 
 

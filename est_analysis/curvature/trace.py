@@ -19,7 +19,7 @@ from est_analysis.errors import InputError
 
 # Before a standard error is believed enough to stop on it. Stopping sooner, where it happens to be small, would leave
 # intervals of 95 % that cover 92 % (simulated, skewness 2).
-_LEAST = 48  # measurements
+LEAST = 48  # measurements
 _BATCHES = 16  # of distinct text; a text of fewer than 48 is swept again
 
 
@@ -54,7 +54,8 @@ class Budget:
         """Whether `found` is good enough. A stalled mean is no reason: it stalls long before it is right."""
         if self.target == "batches" and found.batches < (num_batches or 0):
             return False  # batches not looked at yet are an error that no spread of probes shows
-        enough = self.target == "batches" or (len(found.samples) >= _LEAST and found.batches >= _BATCHES)
+        values = found.df + 1 if self.target == "batches" else len(found.samples)  # that the error comes from
+        enough = values >= LEAST and (self.target == "batches" or found.batches >= _BATCHES)
         return enough and found.relative_stderr <= self.rel_se
 
 

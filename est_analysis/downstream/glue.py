@@ -142,9 +142,12 @@ def _labels(name: str, task: GlueTask, split: str, rows: Sequence[Row]) -> Tenso
     values = [row["label"] for row in rows]
     if not task.classes:
         try:
-            return torch.tensor([float(value) for value in values])
-        except ValueError as error:
+            scores = torch.tensor([float(value) for value in values])
+        except (ValueError, TypeError) as error:
             raise InputError(f"{name}, {split}: a label is no number ({error})") from error
+        if not scores.isfinite().all():
+            raise InputError(f"{name}, {split}: a label is missing or not finite")
+        return scores
     known = [str(number) for number in range(task.classes)]
     for value in values:
         if str(value) not in known:

@@ -61,7 +61,7 @@ def windows_of(subject: Subject, row: Row, example: int) -> list[Window]:
     longest = min(subject.window, _LONGEST)
     question = subject.ids(f"{row['question']}\n")[-(longest // 2) :]
     found = subject.tokenizer(row["context"], add_special_tokens=False, return_offsets_mapping=True)
-    ids, spans = found["input_ids"], [tuple(span) for span in found["offset_mapping"]]
+    ids, spans = subject.known(found["input_ids"]), [tuple(span) for span in found["offset_mapping"]]
     room = longest - len(question)
     step = max(1, room - min(_OVERLAP, room // 2))
     windows = []
@@ -107,7 +107,8 @@ def _read(split: str, data: Path | None) -> list[Row]:
     rows = read_split(data / "squad", split, _COLUMNS)
     for row in rows:
         answers = row["answers"]
-        if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys() or not answers["text"]:
+        lists = [answers.get(key) for key in ("text", "answer_start")] if isinstance(answers, dict) else [None]
+        if not all(isinstance(found, list) and found for found in lists) or len({*map(len, lists)}) > 1:
             raise InputError(f"squad, {split}: answers must be {{'text': [...], 'answer_start': [...]}}, not {answers}")
     return rows
 

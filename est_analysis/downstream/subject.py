@@ -47,14 +47,14 @@ class Subject:
 
     def ids(self, text: str) -> list[int]:
         """The tokens of `text`, without any that the tokenizer would add."""
-        return self._known(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.known(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def ends(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of `text`, and for each the number of characters up to its end."""
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return self._known(found["input_ids"]), [stop for _, stop in found["offset_mapping"]]
+        return self.known(found["input_ids"]), [stop for _, stop in found["offset_mapping"]]
 
-    def _known(self, ids: list[int]) -> list[int]:
+    def known(self, ids: list[int]) -> list[int]:
         """`ids`, if the model knows all of them."""
         vocabulary, largest = self.model.get_input_embeddings().weight.shape[0], max(ids, default=0)
         if largest >= vocabulary:

@@ -21,7 +21,8 @@ class OtherFile:
 
 
 _MEASURED = [scale for scale in SCALES if scale != "exact"]
-LENGTHS = ("grid", "est-ablations", "flatness")  # recipes whose larger scales train longer, but fewer contenders
+# Recipes whose larger scales train longer, but fewer contenders.
+LENGTHS = ("grid", "est-ablations", "raptr-ablations", "flatness")
 # All other sources are recipes (`est run`).
 OTHER_FILES: dict[str, OtherFile] = {
     "learning-rates": OtherFile(

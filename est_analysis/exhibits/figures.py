@@ -3,7 +3,7 @@
 They are of other models on other data, so they have no place on the axes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -24,6 +24,7 @@ from .raptr_tables import EXPONENT, THEORY
 from .table import Table
 
 Figures = Mapping[str, Figure | Table]  # and tables of our own, which belong to a figure
+_ENDINGS = ("", "_longer")  # of what is drawn once for each length of training
 
 
 def _say(figure: Figure, words: str, *, below: bool = False) -> Figure:
@@ -109,20 +110,25 @@ def est_ablations(data: DataFolder) -> Figures:
         "est_schedules": plots.ablation_schedules(lengths[0]),
         "est_ablations_table3": plots.table_3(lengths, losses),
     }
-    title = "EST's dimensions, schedules and sampling law"
-    figures["est_ablations_losses"] = own_tables.ablation_losses(lengths[0], title)
     if len(lengths) > 1:
         figures["est_schedules_longer"] = plots.ablation_schedules(lengths[-1])
-        figures["est_ablations_losses_longer"] = own_tables.ablation_losses(lengths[-1], title)
-    return figures
+    return figures | _ablation_losses("est", lengths, "EST's dimensions, schedules and sampling law")
 
 
 def raptr_ablations(data: DataFolder) -> Figures:
-    """RaPTr's schedules beside stacking's, its scaling and its axis."""
-    frame = data.rows("raptr-ablations")
+    """RaPTr's schedules beside stacking's, its scaling and its axis, at every length there is."""
+    lengths = data.lengths("raptr-ablations")
+    figures = {
+        f"raptr_ablations{ending}": plots.raptr_ablations(frame)
+        for ending, frame in zip(_ENDINGS, lengths, strict=False)
+    }
+    return figures | _ablation_losses("raptr", lengths, "RaPTr's schedule, scaling and axis")
+
+
+def _ablation_losses(paper: str, lengths: Sequence[pd.DataFrame], title: str) -> dict[str, Table]:
     return {
-        "raptr_ablations": plots.raptr_ablations(frame),
-        "raptr_ablations_losses": own_tables.ablation_losses(frame, "RaPTr's schedule, scaling and axis"),
+        f"{paper}_ablations_losses{ending}": own_tables.ablation_losses(frame, title)
+        for ending, frame in zip(_ENDINGS, lengths, strict=False)
     }
 
 

@@ -209,6 +209,15 @@ def test_what_cannot_be_computed_is_untested(frame, name, edit, reason):
     assert reason in verdict.detail
 
 
+@pytest.mark.parametrize("name", ["est.loss", "raptr.loss"])
+def test_runs_of_different_length_are_no_pair(frame, name):
+    """Losing the end of the full model's rows would raise its loss."""
+    late = (frame["method"] == "full") & (frame["step"] > frame["step"].max() / 2)
+    (found,) = judge([CLAIMS[name]], frame[~late], "quick")
+    assert found.verdict == "untested"
+    assert f"ends at step {frame['step'].max()}, that of 'full' at " in found.detail
+
+
 def test_disjoint_seeds_are_untested(frame):
     kept = frame[
         ((frame["method"] == "est") & (frame["seed"] == 0)) | ((frame["method"] == "full") & (frame["seed"] == 1))

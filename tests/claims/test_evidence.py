@@ -248,6 +248,7 @@ def test_every_figure_named_is_there(committed):
     reproduced = {"est_figure3", "est_sampling_penalty", "raptr_losses"}
     first = {"first_gaps", "first_linear", "first_stacks"}
     ablations = {"est_components", "est_schedules", "est_schedules_longer", "raptr_ablations"}
+    ablations |= {"raptr_ablations_longer"}
     flatness = {f"est_flatness{which}" for which in ("_longer", "_lengths", "_ratios")}
     flatness |= {"est_downstream", "est_downstream_trace"}
     polynomials = {"raptr_polynomials", "raptr_transitions", "raptr_stability"}

@@ -40,6 +40,8 @@ EXPECTED = {
     "embeddings-excess": 0.3,
     "persists": total("est") + SLOPE * 0.3,  # at equal steps EST is 0.3 nats behind
     "persists-same-rate": total("est") + SLOPE * 0.2,
+    "early": total("est") + SLOPE * 0.3,
+    "early-same-rate": total("est") + SLOPE * 0.2,
     "dropout": -0.3,
     "fisher": total("est"),
     "scale-invariant": total("est"),
@@ -71,6 +73,22 @@ def test_planted_effects_are_found_and_supported(topic, corpus):
 def test_swapped_effects_are_refuted(topic, corpus):
     swapped = {method: tuple(-value for value in values) for method, values in EFFECTS.items()}
     assert verdict(f"est.flatness.{topic}.{corpus}", flatness_frame(swapped)).verdict == "refuted"
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_raptrs_trace_is_read_at_equal_loss_too(corpus):
+    found = verdict(f"raptr.flatness.{corpus}", flatness_frame())
+    assert (found.verdict, found.effect) == ("refuted", pytest.approx(0.1, abs=1e-9))
+
+
+def test_early_and_late_steps_meet_at_the_last_transition():
+    """Planted: EST's trace is ten times as large at the end of its first stage, or at the end of training."""
+    for step, changed, other in ((80, "early", "persists"), (600, "persists", "early")):
+        frame = flatness_frame()
+        raised = frame["metric"].eq("hessian_trace") & frame["method"].eq("est") & frame["step"].eq(step)
+        frame.loc[raised, "value"] *= 10
+        assert verdict(f"est.flatness.{changed}.text", frame).effect > EXPECTED[changed] + 1
+        assert verdict(f"est.flatness.{other}.text", frame).effect == pytest.approx(EXPECTED[other], abs=1e-9)
 
 
 def test_the_run_that_ended_lower_is_read_at_the_others_loss():
@@ -151,6 +169,15 @@ def test_where_both_have_one_rate_the_baseline_is_the_full_model():
 def test_rows_of_another_recipe_are_untested(name):
     found = verdict(name, flatness_frame().drop(columns="corpus"))
     assert (found.verdict, "est run flatness" in found.detail) == ("untested", True)
+
+
+def test_steps_that_some_seeds_lack_are_untested():
+    """The largest of two steps is no match for that of one."""
+    frame = flatness_frame()
+    lost = frame["metric"].str.startswith("hessian_trace") & (frame["step"] == 80) & (frame["seed"] == 1)
+    for topic in ("early", "early-same-rate"):
+        found = verdict(f"est.flatness.{topic}.text", frame[~lost])
+        assert (found.verdict, "at the same steps" in found.detail) == ("untested", True)
 
 
 def test_a_trace_that_is_not_positive_is_untested_where_it_is_read():

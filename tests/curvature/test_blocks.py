@@ -278,12 +278,16 @@ def test_the_scale_of_weights_before_a_norm_changes_the_trace_but_not_the_invari
     assert large.scale_invariant == pytest.approx(small.scale_invariant, rel=1e-9)
 
 
+def test_one_batch_has_traces_and_no_standard_error():
+    (row, *_) = breakdown(Two(), torch.tensor([[3.0, 4.0]]))
+    assert (row.trace, math.isnan(row.stderr)) == (3.0, True)
+
+
 @pytest.mark.parametrize(
     ("blocks", "weights", "message"),
     [
         (torch.ones(3, 5), None, r"shape \(3, 5\) for 2 parameter tensors; give \(m, 2\)"),
         (torch.ones(2), None, r"shape \(2,\)"),
-        (torch.ones(1, 2), None, "1 batches give no standard error; use at least 2"),
         (torch.ones(2, 2), torch.ones(3), "one positive number a batch"),
         (torch.ones(2, 2), torch.tensor([1, 0]), "one positive number a batch"),
     ],

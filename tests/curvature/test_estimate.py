@@ -258,14 +258,13 @@ def test_pairing_makes_the_error_smaller():
 
 
 @pytest.mark.parametrize("number", [4, 400])
-def test_the_relative_error_of_a_ratio_does_not_depend_on_how_many_make_its_interval(number):
-    """It is that of the delta method where errors are small; as normal quantiles of t's interval it would be 1.6 times
-    too large with four measurements."""
+def test_the_margin_of_a_ratio_is_students_where_errors_are_small(number):
+    """So many standard errors of the delta method as t's law has of so few measurements."""
     draw = np.random.default_rng(16)
     a, b = draw.normal(5, 1e-3, number), draw.normal(4, 1e-3, number)
     found = compare(make(a), make(b))
     logs = np.std(a / a.mean() - b / b.mean(), ddof=1) / math.sqrt(number)
-    assert found.ratio_rel_se == pytest.approx(logs, rel=1e-2)
+    assert found.ratio_margin == pytest.approx(stats.t.ppf(0.975, number - 1) * logs, rel=1e-2)
 
 
 def test_weights_count_in_comparisons():

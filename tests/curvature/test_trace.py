@@ -14,7 +14,7 @@ from est_analysis.curvature.hvp import HvpEngine
 from est_analysis.curvature.loss import CallableObjective
 from est_analysis.curvature.probes import Probes
 from est_analysis.curvature.taylor.engine import TaylorEngine
-from est_analysis.curvature.trace import _LEAST, Budget, hutchinson
+from est_analysis.curvature.trace import LEAST, Budget, hutchinson
 from est_analysis.errors import InputError
 from est_analysis.rng import stream
 
@@ -233,8 +233,8 @@ def test_it_stops_as_soon_as_the_error_is_small_enough():
     told = []
     found, seen = counted(range(10_000), rel_se=0.01, on_estimate=told.append)
     assert found.relative_stderr <= 0.01
-    assert _LEAST < len(seen) == found.pairs < 300
-    enough = [got.batches for got in told if got.batches >= _LEAST and got.relative_stderr <= 0.01]
+    assert LEAST < len(seen) == found.pairs < 300
+    enough = [got.batches for got in told if got.batches >= LEAST and got.relative_stderr <= 0.01]
     assert enough[0] == found.batches
     assert told[-1] == found
 
@@ -244,6 +244,13 @@ def test_it_never_stops_before_a_standard_error_can_be_believed():
     for batches, pairs in ((1000, 48), (48, 48), (47, 48), (16, 48), (15, 100)):
         found, _ = counted(list(range(batches)), noise=1e-9, rel_se=0.1, max_pairs=100)
         assert (found.pairs, found.batches) == (pairs, min(batches, pairs))
+
+
+def test_of_exactly_these_batches_the_probes_must_tell_an_error_too():
+    """As many measurements beyond the first of each batch; one batch is enough."""
+    for batches, pairs in ((1, 48), (2, 49), (10, 57)):
+        found, _ = counted(list(range(batches)), noise=1e-9, rel_se=0.1, max_pairs=100, target="batches")
+        assert (found.pairs, found.df) == (pairs, 47)
 
 
 def test_it_stops_at_the_budget():
@@ -272,12 +279,12 @@ def test_few_batches_of_data_never_suffice_however_often_they_are_swept():
     found, _ = counted([0, 1, 2, 3, 4], noise=0.1, rel_se=0.02, max_pairs=200)
     assert found.pairs == 200
     found, _ = counted([0, 1, 2, 3, 4], noise=0.1, rel_se=0.02, max_pairs=200, target="batches", probes=2)
-    assert found.pairs == 10
+    assert found.pairs == 52  # a mean of each batch, and 47 more
 
 
 def test_exactly_these_batches_are_all_looked_at():
-    found, seen = counted(list(range(30)), noise=1e-6, rel_se=0.5, target="batches", probes=2)
-    assert found.batches == len(seen) == 30
+    found, seen = counted(list(range(80)), noise=1e-6, rel_se=0.5, target="batches", probes=2)
+    assert found.batches == len(seen) == 80
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -313,7 +320,7 @@ def numbers(samples):
 
 def test_kept_measurements_are_not_made_again():
     whole, seen = counted(range(1000), rel_se=0.01)
-    for keep in (0, 1, 20, *range(_LEAST - 1, len(seen))):
+    for keep in (0, 1, 20, *range(LEAST - 1, len(seen))):
         again, fresh = counted(range(1000), rel_se=0.01, kept=whole.samples[:keep])
         assert fresh == seen[keep:]
         assert numbers(again.samples) == numbers(whole.samples)

@@ -119,6 +119,14 @@ def test_a_table_of_another_kind_is_refused_in_one_line(subject, tmp_path, rows,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("label", [None, float("nan")])
+def test_a_score_that_is_missing_is_refused(subject, tmp_path, label):
+    rows = [{"sentence1": "a", "sentence2": "b", "label": one} for one in (1.0, label)]
+    write(tmp_path / "stsb", rows, ".jsonl")
+    with pytest.raises(InputError, match="stsb, train: a label is"):
+        measure_glue(subject, "stsb", data=tmp_path, how=HOW, seeds=(0,))
+
+
 def test_a_missing_table_names_its_folder(subject, tmp_path):
     with pytest.raises(InputError, match=r"no train data in .*rte.*give it as train\.csv"):
         measure_glue(subject, "rte", data=tmp_path, how=HOW, seeds=(0,))
@@ -165,9 +173,10 @@ def test_squad_runs_from_a_folder_and_learns_where_the_answer_is(subject, tmp_pa
     assert (exact.metric, overlap.metric, exact.items) == ("exact match", "f1", 36)
     assert exact.value > 0.8
     assert overlap.value >= exact.value
-    (tmp_path / "squad" / "train.jsonl").write_text(json.dumps({**rows[0], "answers": "x"}))
-    with pytest.raises(InputError, match="answers must be"):
-        measure_squad(subject, data=tmp_path, how=HOW, seeds=(0,))
+    for bad in ("x", {"text": "x", "answer_start": [1]}, {"text": ["x"], "answer_start": 1}, {"text": ["x"]}):
+        (tmp_path / "squad" / "train.jsonl").write_text(json.dumps({**rows[0], "answers": bad}))
+        with pytest.raises(InputError, match="answers must be"):
+            measure_squad(subject, data=tmp_path, how=HOW, seeds=(0,))
 
 
 def test_without_the_harness_one_line_says_how_to_install_it(subject, monkeypatch):

@@ -55,6 +55,20 @@ def test_value_and_gradients(chunk, ignored, scale):
         torch.testing.assert_close(gradient, reference, atol=1e-12 * scale, rtol=1e-12)
 
 
+def test_nothing_is_made_for_a_backward_pass_that_cannot_come(monkeypatch):
+    inputs, labels = _inputs(), _labels()
+    expected = linear_cross_entropy(*inputs, labels)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a gradient is computed")
+
+    monkeypatch.setattr(torch, "mm", refuse)
+    with pytest.raises(AssertionError, match="a gradient is computed"):
+        linear_cross_entropy(*inputs, labels)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(*inputs, labels), expected, **EXACT)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, None])
 @pytest.mark.parametrize("ignored", IGNORED.values(), ids=IGNORED.keys())
 @pytest.mark.parametrize("shape", [(B, T), (B * T,), (1, T, B)], ids=str)

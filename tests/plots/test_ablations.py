@@ -142,6 +142,23 @@ def test_raptrs_contenders_are_drawn_where_their_means_are():
         plots.raptr_ablations(ablation_frame())
 
 
+def test_raptrs_longer_training_has_a_figure_and_a_table_of_its_own(tmp_path):
+    frame = raptr_frame()
+    frame.to_csv(tmp_path / "raptr_ablations_quick.csv", index=False)
+    names = {"raptr_ablations", "raptr_ablations_losses"}
+    assert EXHIBITS["raptr-ablations"].draw(DataFolder(tmp_path)).keys() == names
+    longer = frame[~frame["method"].isin({"raptr/width", "stochastic_depth"})].assign(
+        step=lambda rows: 4 * rows["step"]
+    )
+    longer.to_csv(tmp_path / "raptr_ablations_report.csv", index=False)
+    drawn = EXHIBITS["raptr-ablations"].draw(DataFolder(tmp_path))
+    assert drawn.keys() == names | {f"{name}_longer" for name in names}
+    assert "raptr/width" in marks(drawn["raptr_ablations"], "mean"), "the shorter training has all"
+    assert marks(drawn["raptr_ablations_longer"], "mean").keys() == {*longer["method"]} - {"full"}
+    steps = {name: f"{rows['step'].max():,} steps" for name, rows in (("", frame), ("_longer", longer))}
+    assert all(words in drawn[f"raptr_ablations_losses{ending}"].markdown() for ending, words in steps.items())
+
+
 def test_nothing_of_raptrs_that_counts_is_lost_in_committing():
     thinned = thin(raptr_frame())
     claims = [claim for claim in CLAIMS.values() if claim.recipe == "raptr-ablations"]

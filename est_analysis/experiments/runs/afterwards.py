@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from est_analysis.experiments.runs.run import FinishedRun
 from est_analysis.experiments.runs.spec import TrainSpec
 from est_analysis.experiments.runs.store import write_atomically, write_rows
@@ -32,11 +34,18 @@ def keep_rows(
     """
     note, rows = result.folder / f"{name}.json", result.folder / f"{name}.csv"
     plain = json.loads(json.dumps(identity))  # JSON has lists for tuples
-    if rows.exists() and _read_note(note) == plain:
+
+    def kept() -> bool:
+        return rows.exists() and _read_note(note) == plain
+
+    if kept():
         return
-    note.unlink(missing_ok=True)  # rows of another identity must not be taken for these if this is killed half-way
-    write_rows(rows, result.run_id, ((spec.seed, *row) for row in measure()))
-    write_atomically(note, json.dumps(plain))
+    with FileLock(result.folder / ".lock"):  # of the run, which another process may be measuring too
+        if kept():
+            return
+        note.unlink(missing_ok=True)  # rows of another identity must not be taken for these if this is killed half-way
+        write_rows(rows, result.run_id, ((spec.seed, *row) for row in measure()))
+        write_atomically(note, json.dumps(plain))
 
 
 def _read_note(note: Path) -> Any:

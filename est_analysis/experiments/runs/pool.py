@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_bool
 from multiprocessing import get_context
 from typing import Any
 
+from est_analysis.errors import InputError
 from est_analysis.train.loop import Stopped
 
 _POLL_SECONDS = 0.5
@@ -51,6 +53,11 @@ def run_in_pool(
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()  # SIGTERM: the worker saves and ends
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    f"a worker process was killed, perhaps for want of memory; runs are saved in {saved}, run again "
+                    "with fewer --workers to go on"
+                ) from error
             if not isinstance(error, KeyboardInterrupt | Stopped):
                 raise
             raise Stopped(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -102,6 +103,8 @@ def _infinite(name: str, spec: TrainSpec) -> pd.DataFrame:
 
 
 def _run_one(entry: Entry, root: Path, execution: Execution, diverging: bool) -> None:
+    if execution.threads:
+        torch.set_num_threads(execution.threads)  # of a run that was trained before, only the measuring is left
     try:
         result = run(entry.spec, execution, root=root)
     except Diverged:

@@ -18,8 +18,8 @@ def drop_units(x: Tensor, keep: float, seed: int, *names: int | str) -> Tensor:
     """
     if keep == 1:
         return x
-    generator = stream(seed, *names, device=x.device)
-    draws = torch.rand(x.shape, generator=generator, dtype=torch.float32, device=x.device)
+    # Drawn on the CPU, so that a seed means the same on every device.
+    draws = torch.rand(x.shape, generator=stream(seed, *names), dtype=torch.float32).to(x.device)
     # At least in float32: 1/keep in bfloat16 would be off by up to 0.2 % everywhere.
     kept = (draws < keep).to(torch.promote_types(x.dtype, torch.float32)).div_(keep)
     return (x * kept).to(x.dtype)

@@ -94,6 +94,8 @@ def linear_cross_entropy(
             large enough for full speed.
     """
     device = hidden.device.type
+    if not torch.is_grad_enabled():  # which `needs_input_grad` does not know: no gradients to make on the way
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
     if chunk is None:

@@ -134,6 +134,10 @@ def test_a_tokenizer_that_does_not_fit(trace, copied, shared):
     assert error.endswith("the model knows 100; give the model's own with --tokenizer")
 
 
+def test_a_tokenizer_learned_on_the_text_is_nobodys(trace, run):
+    assert trace(run, "--tokenizer bpe:300").error.startswith("--tokenizer bpe:300 would learn one on this text")
+
+
 def test_no_tokenizer(trace, copied):
     for path in copied.iterdir():
         if path.name.startswith("tokenizer") or path.name.startswith("vocab"):

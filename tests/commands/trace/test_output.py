@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from est_analysis.any_checkpoint import spectrum
 from est_analysis.curvature.taylor import jet
 
 KEYS = {"trace", "stderr", "pairs", "engine", "loss", "num_parameters", "seconds", "peak_rss_bytes"}
@@ -96,7 +97,22 @@ def test_spectrum(trace, record, run):
     found = record(run, "--spectrum")["spectrum"]
     assert len(found["top_eigenvalues"]) == 5
     assert len(found["density"]["grid"]) == len(found["density"]["density"])
-    assert "largest eigenvalues" in trace(run, "--spectrum").out
+    assert "largest eigenvalues of the Hessian" in trace(run, "--spectrum").out
+
+
+def test_a_spectrum_that_cannot_be_is_refused_before_anything_is_measured(trace, run, monkeypatch):
+    assert "--spectrum computes in the weights' precision" in trace(run, "--spectrum --dtype bfloat16").error
+    monkeypatch.setattr(spectrum, "available_bytes", lambda device: 1000)
+    assert "--spectrum holds 20 vectors of" in trace(run, "--spectrum").error
+
+
+def test_exactly_one_batch_by_layer(record, run, tmp_path):
+    """Its traces have no spread over batches to tell an error of, and the whole has that of its probes."""
+    (tmp_path / "a.txt").write_text("alpha " * 12 + "\n")
+    found = record(run, "--over batches --by-layer --micro-batch 2 --max-pairs 8", text=("--text", "a.txt"))
+    assert found["batches"] == 1
+    assert found["stderr"] > 0
+    assert {row["stderr"] for row in (*found["blocks"], *found["kinds"])} == {None}
 
 
 def test_several_texts_are_read_one_after_the_other(record, run, tmp_path):

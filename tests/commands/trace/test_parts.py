@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from est_analysis.any_checkpoint.text import TextSource
 from est_analysis.any_checkpoint.trace import TraceSettings
-from est_analysis.commands.trace import _measure
+from est_analysis.commands.trace import _prepare
 from est_analysis.commands.trace_output import warn_unless_reached
 from est_analysis.commands.trace_series import _Kept
 from est_analysis.errors import InputError
@@ -35,6 +37,10 @@ def test_shards_merged_are_one_estimate(est, record, trace, run, tmp_path):
         lines(tmp_path / "part1.jsonl")[1:] + lines(tmp_path / "part2.jsonl")[1:], key=lambda line: line["index"]
     )
     assert est("merge", "part1.jsonl", "part2.jsonl").out.startswith("Hessian trace  ")
+    of_these = record(run, "--over batches --out whole.jsonl")
+    merged = json.loads(est("merge", "part1.jsonl", "part2.jsonl", "--over", "batches", "--json").out)
+    assert (merged["stderr"], merged["stderr_data"]) == (of_these["stderr"], 0.0)
+    assert est("merge", "part1.jsonl", "--over", "x").error.startswith("unknown --over 'x'")
     assert "a second time" in est("merge", "part1.jsonl", "part1.jsonl").error
     assert est("merge", "absent.jsonl").error.startswith("no file absent.jsonl")
     (tmp_path / "empty.jsonl").write_text(json.dumps({"engine": "taylor"}) + "\n")
@@ -73,6 +79,15 @@ def series(tmp_path):
     for record in RECORDS:
         kept.add(record)
     return series, next((tmp_path / "cache" / "traces").glob("*.series"))
+
+
+def test_a_series_on_another_text_under_the_same_name_is_another(tmp_path):
+    (tmp_path / "a.txt").write_text("alpha\n" * 100)
+    settings = replace(TraceSettings(), text=TextSource(corpora=(str(tmp_path / "a.txt"),)))
+    before = _Kept("someone/series", settings, {})._path
+    assert before == _Kept("someone/series", settings, {})._path
+    (tmp_path / "a.txt").write_text("beta\n" * 100)
+    assert before != _Kept("someone/series", settings, {})._path
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "3", '{"revision": "step1"}', "\xff"])
@@ -159,7 +174,7 @@ def test_processes_that_would_measure_different_things_are_refused(monkeypatch):
     monkeypatch.setattr("est_analysis.any_checkpoint.trace.prepare", lambda loaded, settings: prepared)
     ranks = SimpleNamespace(union=lambda items: [*items, {"probes": 4}])
     with pytest.raises(InputError, match="different sizes; give --micro-batch and --probes"):
-        _measure(None, None, None, (0, 2), None, ranks)
+        _prepare(None, None, ranks, spectrum=False)
 
 
 @pytest.mark.parametrize(

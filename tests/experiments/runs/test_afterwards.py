@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from est_analysis.experiments.runs import afterwards
 from est_analysis.experiments.runs.afterwards import keep_rows
 
 HEADER = "run_id,seed,step,metric,value\n"
@@ -31,6 +32,26 @@ def test_measured_once_for_an_identity(keep, tmp_path):
     assert (tmp_path / "curvature.csv").read_text() == f"{HEADER}est-1,0,4,hessian_trace,0.1\n"
     assert [keep((1, 3)), keep((1, 3))] == [2, 2]
     assert (tmp_path / "curvature.csv").read_text() == f"{HEADER}est-1,0,4,hessian_trace,1.1\n"
+
+
+def test_what_another_process_measured_meanwhile_is_kept(keep, tmp_path, monkeypatch):
+    """It held the run's lock: what it wrote is there when this one has it."""
+    keep()
+    note = (tmp_path / "curvature.json").read_text()
+    (tmp_path / "curvature.json").unlink()
+
+    class Lock:
+        def __init__(self, path):
+            assert path == tmp_path / ".lock"
+
+        def __enter__(self):
+            (tmp_path / "curvature.json").write_text(note)
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(afterwards, "FileLock", Lock)
+    assert keep() == 1
 
 
 @pytest.mark.parametrize("text", [b"", b'{"budget": [1', b"\xff", b"null"])

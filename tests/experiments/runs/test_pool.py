@@ -1,10 +1,13 @@
 """The pool of processes, with calls that take no time."""
 
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from est_analysis.errors import InputError
 from est_analysis.experiments.runs.pool import run_in_pool
 from est_analysis.train.loop import Stopped
 
@@ -21,6 +24,18 @@ def test_what_stopped_one_call_lets_no_other_begin(tmp_path):
     with pytest.raises(Stopped, match="saved in runs, run the same command to resume"):
         run_in_pool(partial(_stop_or_begin, tmp_path), [(0,), (1,), (2,)], workers=1, show=lambda: None, saved="runs")
     assert list(tmp_path.iterdir()) == []
+
+
+def _killed(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_worker_that_the_system_kills_is_a_line_and_no_traceback():
+    with pytest.raises(
+        InputError, match="a worker process was killed, perhaps for want of memory; runs are saved in r"
+    ):
+        run_in_pool(_killed, [(0,), (1,)], workers=2, show=lambda: None, saved="r")
 
 
 def test_results_come_in_the_order_of_the_calls(tmp_path):
