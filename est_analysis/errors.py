@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -25,6 +26,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f" did you mean '{near[0]}'?" if near else ""
     return InputError(f"unknown {kind} '{name}':{hint} Known: {', '.join(options)}")
+
+
+def expanded(name: str | Path) -> Path:
+    """The path `name`, its `~` being somebody's home.
+
+    >>> expanded("runs/mine").as_posix()
+    'runs/mine'
+
+    Raises:
+        InputError: there is nobody of that name.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"no home folder is known for '{name}'; write the path out") from error
 
 
 def reason(error: Exception, after: str = "") -> str:

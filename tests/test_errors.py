@@ -1,6 +1,6 @@
 import pytest
 
-from est_analysis.errors import InputError, unknown_name
+from est_analysis.errors import InputError, expanded, unknown_name
 
 
 def test_input_error_is_a_value_error():
@@ -20,3 +20,9 @@ def test_unknown_name_suggests_the_nearest_and_lists_all_sorted(name, message):
     error = unknown_name("method", name, iter(["raptr", "est", "full"]))
     assert isinstance(error, InputError)
     assert str(error) == message
+
+
+def test_the_home_of_nobody_is_refused():
+    assert expanded("~/x").is_absolute()
+    with pytest.raises(InputError, match="no home folder is known for '~nobody-of-that-name/x'; write the path out"):
+        expanded("~nobody-of-that-name/x")

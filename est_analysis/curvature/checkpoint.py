@@ -161,9 +161,15 @@ def _build(
     import transformers
 
     auto_class = getattr(transformers, _AUTO_CLASS[kind])
+    _refuse_endless_layers(name, config, len(weights))
     try:
-        with torch.device("meta"):
-            model_class = type(auto_class.from_config(config, trust_remote_code=trust_remote_code))
+        with torch.device("meta"):  # sizes without memory
+            sizes = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a config may describe a model that cannot be built, in any way
+        raise _cannot_build(name, error) from error
+    _refuse_far_larger(name, sizes, weights)
+    model_class = type(sizes)
+    try:
         # Without a folder there is nothing that it could read but the weights given.
         model, report = model_class.from_pretrained(
             None,
@@ -173,10 +179,8 @@ def _build(
             ignore_mismatched_sizes=True,  # reported below, by name
             output_loading_info=True,
         )
-    except Exception as error:  # a config may describe a model that cannot be built, in any way
-        raise InputError(
-            f"cannot build '{name}' ({reason(error)}); its config.json or its weights are wrong"
-        ) from error
+    except Exception as error:
+        raise _cannot_build(name, error) from error
     for weight, stored, expected in sorted(report["mismatched_keys"]):
         shapes = f"{tuple(stored)} where config.json wants {tuple(expected)}"
         raise InputError(f"'{name}': weight '{weight}' has the shape {shapes}; its config.json is another model's")
@@ -185,6 +189,26 @@ def _build(
         raise InputError(f"'{name}' lacks the weight '{weight}'; it is incomplete, or use the --loss it was trained on")
     _refuse_more_layers(name, model, report["unexpected_keys"])
     return model.eval()
+
+
+def _cannot_build(name: str, error: Exception) -> InputError:
+    return InputError(f"cannot build '{name}' ({reason(error)}); its config.json or its weights are wrong")
+
+
+def _refuse_endless_layers(name: str, config: Any, num_weights: int) -> None:
+    """Building layers takes time even without memory; shared ones (ALBERT) are few."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > 100 + 10 * num_weights:
+        raise InputError(f"'{name}': config.json has {layers:,} layers, the file {num_weights} weights; repair it")
+
+
+def _refuse_far_larger(name: str, sizes: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Weights that a file lacks are made before they can be reported: memory that a wrong config.json may ask for."""
+    wanted, stored = (sum(one.numel() for one in held.values()) for held in (sizes.state_dict(), weights))
+    if wanted > 10_000_000 + 4 * stored:
+        raise InputError(
+            f"'{name}': config.json wants {wanted:,} numbers, the file has {stored:,}; it is another model's"
+        )
 
 
 def _refuse_more_layers(name: str, model: nn.Module, unexpected: set[str]) -> None:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from est_analysis.curvature.weights import SAFE
-from est_analysis.errors import InputError, reason
+from est_analysis.errors import InputError, expanded, reason
 
 # *.py runs only under trust_remote_code.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.py")
@@ -53,7 +53,7 @@ def locate(name: str | Path, *, revision: str | None = None) -> Located:
     Raises:
         InputError: no such checkpoint, or the hub does not give it.
     """
-    typed, path = str(name), Path(name).expanduser()
+    typed, path = str(name), expanded(name)
     if not typed.strip() or revision == "":
         raise InputError(f"checkpoint '{typed}' at revision '{revision}' names nothing; give a folder or a hub name")
     if path.is_file():
@@ -77,7 +77,7 @@ def locate_revisions(name: str | Path, pattern: str) -> list[str]:
     Raises:
         InputError: nothing of that name, or nothing in it that matches.
     """
-    typed, path = str(name), Path(name).expanduser()
+    typed, path = str(name), expanded(name)
     if not typed.strip() or path.is_file():
         raise InputError(f"'{typed}' holds no checkpoints; give a folder or a hub name")
     if path.is_dir():

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from est_analysis.errors import InputError, reason
+from est_analysis.errors import InputError, expanded, reason
 
 _META = "meta.json"
 _ABANDONED = 24 * 3600.0  # seconds without a write
@@ -26,10 +26,10 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
             `~/.cache/est_analysis`, the first that is set.
     """
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
+        return expanded(cache_dir)
     if chosen := os.environ.get("EST_ANALYSIS_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "est_analysis"
+        return expanded(chosen)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "est_analysis"
 
 
 def cached_folder(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from est_analysis.data import hub, synthetic
-from est_analysis.errors import InputError, unknown_name
+from est_analysis.errors import InputError, expanded, unknown_name
 
 Split = Literal["train", "validation"]
 Document = tuple[Split, str]
@@ -86,7 +86,7 @@ def open_corpus(
 def _local_documents(spec: str) -> Callable[[], Iterator[Document]]:
     if spec.startswith("hmm:"):
         return synthetic.parse(spec).documents
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec == "python":
         return _folder_documents(Path(sysconfig.get_paths()["stdlib"]), (".py",), _NOT_LIBRARY)
     if spec and path.is_dir():

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from est_analysis.errors import InputError, reason
+from est_analysis.errors import InputError, expanded, reason
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -42,8 +41,8 @@ def resolve(name: str, config: str | None) -> HubSource:
 
     if not name:
         raise InputError("'hf:' names no data set; use hf:NAME or hf:FOLDER")
-    if Path(name).expanduser().is_dir():
-        return HubSource(name=str(Path(name).expanduser()), config=config, commit=None, streaming=True)
+    if expanded(name).is_dir():
+        return HubSource(name=str(expanded(name)), config=config, commit=None, streaming=True)
     repository, _, revision = name.partition("@")
     if _COMMIT.fullmatch(revision):
         return HubSource(name=repository, config=config, commit=revision, streaming=True)

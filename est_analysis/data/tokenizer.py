@@ -15,7 +15,7 @@ import numpy as np
 
 from est_analysis.data.cache import cache_root, cached_folder
 from est_analysis.data.corpus import Corpus
-from est_analysis.errors import InputError, reason, unknown_name
+from est_analysis.errors import InputError, expanded, reason, unknown_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -232,7 +232,7 @@ def _pretrained(spec: "str | PreTrainedTokenizerFast") -> "PreTrainedTokenizerFa
 def _load_pretrained(spec: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
-    folder = Path(spec).expanduser()
+    folder = expanded(spec)
     if spec and folder.is_dir():
         name, places = str(folder), (True,)
     elif spec and not _misspelt(spec):

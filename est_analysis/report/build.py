@@ -61,7 +61,10 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: a part of the path is a file, or may not be written in.
     """
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:  # a name too long, or a folder above that may not be looked into
+        raise InputError(f"cannot write a report into '{folder}' ({error.strerror}); give another folder") from error
     if not place.is_dir() or not os.access(place, os.W_OK):
         what = "may not be written" if place.is_dir() else "is a file"
         raise InputError(f"cannot write a report into '{folder}': '{place}' {what}; give another folder")

@@ -159,6 +159,13 @@ def test_more_layers_than_config(save, configured, refused):
     refused(configured(save(), n_layer=1), r"no place for weight 'transformer\.h\.1\..*fewer layers")
 
 
+def test_a_config_far_larger_than_its_weights_is_refused_before_any_memory_is_taken(save, configured, refused):
+    refused(configured(save(), vocab_size=2 * 10**9), r"config\.json wants [\d,]{14} numbers, the file has ")
+    refused(
+        configured(save(name="deep"), n_layer=10**9), r"config\.json has 1,000,000,000 layers, the file \d+ weights"
+    )
+
+
 def test_config_that_describes_no_model(save, configured, refused):
     refused(configured(save(), n_head=3), "cannot build|cannot be used")
     refused(configured(save(), n_embd="many"), "cannot build|cannot be used")

@@ -108,8 +108,11 @@ def open_run(folder: Path, spec: Any, *, run_id: str) -> Iterator[None]:
     Raises:
         InputError: the folder belongs to another spec (the differing fields are named) or to another process.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder for the run")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; give a folder for the run")
+    except OSError as error:  # a name too long, or a folder above that may not be looked into
+        raise InputError(f"cannot look at {folder} ({error.strerror}); give another folder") from error
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:  # a tokenizer could not be saved there

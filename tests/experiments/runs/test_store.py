@@ -84,6 +84,8 @@ def test_a_file_in_the_way(tmp_path, spec):
         opened(tmp_path / "file", spec)
     with pytest.raises(InputError, match=r"cannot write to .*below \(Not a directory\); give another folder"):
         opened(tmp_path / "file" / "below", spec)
+    with pytest.raises(InputError, match=r"cannot look at .*xx \(File name too long\); give another folder"):
+        opened(tmp_path / ("x" * 300), spec)
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path, spec):
