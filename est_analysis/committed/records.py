@@ -121,7 +121,7 @@ def runs_text(runs: Iterable[RunRecord]) -> str:
 
 
 def _key(environment: Mapping[str, Any]) -> str:
-    return "e" + hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:4]
+    return "e" + hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _common(specs: list[dict[Place, Any]]) -> dict[Place, Any]:

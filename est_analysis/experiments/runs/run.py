@@ -91,7 +91,7 @@ def run(
         if not ranks.main:
             ranks.wait()  # until the first rank holds the folder
             return _train(spec, execution, data, name, folder, ranks)
-        with open_run(folder, spec, run_id=name):
+        with open_run(folder, spec, run_id=name, device=execution.device):
             ranks.wait()
             return _train(spec, execution, data, name, folder, ranks)
 

@@ -45,8 +45,12 @@ def write_atomically(path: Path, text: str) -> None:
         raise InputError(f"could not write {path} ({error.strerror}); free some space and run again") from error
 
 
-def environment() -> dict[str, Any]:
-    """What a run was carried out with: versions, machine, device. Recorded, not part of the run's identity."""
+def environment(device: str = "cuda") -> dict[str, Any]:
+    """What a run was carried out with: versions, machine, device. Recorded, not part of the run's identity.
+
+    Args:
+        device: where it ran; `cuda` names the GPU, if there is one.
+    """
 
     def installed(package: str) -> str:
         try:
@@ -60,7 +64,7 @@ def environment() -> dict[str, Any]:
         "packages": {name: installed(name) for name in packages},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else "cpu",
     }
 
 
@@ -102,8 +106,14 @@ def mark_finished(folder: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open_run(folder: Path, spec: Any, *, run_id: str) -> Iterator[None]:
+def open_run(folder: Path, spec: Any, *, run_id: str, device: str = "cpu") -> Iterator[None]:
     """Hold the run folder for the duration of the block, creating it or checking that it is of the same run.
+
+    Args:
+        folder: of the run.
+        spec: all that decides its numbers.
+        run_id: its name.
+        device: where it is to run, which is recorded with its environment.
 
     Raises:
         InputError: the folder belongs to another spec (the differing fields are named) or to another process.
@@ -126,7 +136,7 @@ def open_run(folder: Path, spec: Any, *, run_id: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}); give another folder") from error
     try:
-        _check_same(folder, spec, run_id)
+        _check_same(folder, spec, run_id, device)
         yield
     finally:
         lock.release()
@@ -155,14 +165,14 @@ def run_once(root: Path, spec: Any, *, run_id: str, steps: int, rows: Callable[[
         InputError: the folder cannot be used, or whatever `rows` raises.
     """
     folder = root / run_id
-    with open_run(folder, spec, run_id=run_id):
+    with open_run(folder, spec, run_id=run_id, device=getattr(spec, "device", "cpu")):
         if finished(folder) is None:
             write_rows(folder / "rows.csv", run_id, rows(folder))
             mark_finished(folder, {"run_id": run_id, "steps": steps})
     return folder
 
 
-def _check_same(folder: Path, spec: Any, run_id: str) -> None:
+def _check_same(folder: Path, spec: Any, run_id: str, device: str) -> None:
     path = folder / "spec.json"
     begun = any(child.name not in _FIRST_FILES | {path.name} for child in folder.iterdir())
     if path.exists():
@@ -176,7 +186,7 @@ def _check_same(folder: Path, spec: Any, run_id: str) -> None:
     elif begun:
         raise InputError(f"{folder} is not empty and holds no run; give an empty or new folder")
     # New, or refused before its first step: the command may have been mended since.
-    write_atomically(folder / "env.json", json.dumps(environment(), indent=1))
+    write_atomically(folder / "env.json", json.dumps(environment(device), indent=1))
     write_atomically(path, json.dumps({"run_id": run_id, "spec": spec.fields()}, indent=1))
 
 

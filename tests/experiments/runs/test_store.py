@@ -23,7 +23,7 @@ def test_a_new_folder_says_what_it_holds_and_on_what_it_ran(tmp_path, spec):
     folder = tmp_path / "deep" / "run"
     opened(folder, spec)
     assert json.loads((folder / "spec.json").read_text()) == {"run_id": "est-1", "spec": spec.fields()}
-    assert json.loads((folder / "env.json").read_text()) == environment()
+    assert json.loads((folder / "env.json").read_text()) == environment("cpu")
     assert {"python", "packages", "platform", "cpus", "device"} == set(environment())
     assert environment()["packages"]["torch"]
 
@@ -75,7 +75,7 @@ def test_killed_before_the_spec_was_written(tmp_path, spec, left):
         (tmp_path / name).write_text("{")
     opened(tmp_path, spec)
     assert json.loads((tmp_path / "spec.json").read_text())["run_id"] == "est-1"
-    assert json.loads((tmp_path / "env.json").read_text()) == environment()
+    assert json.loads((tmp_path / "env.json").read_text()) == environment("cpu")
 
 
 def test_a_file_in_the_way(tmp_path, spec):
@@ -204,3 +204,11 @@ def test_a_run_without_rows(tmp_path, spec):
     opened(tmp_path, spec)
     with pytest.raises(InputError, match=r"is damaged; remove the folder to run it again$"):
         collect([tmp_path])
+
+
+def test_a_run_on_the_cpu_does_not_name_a_gpu(tmp_path, spec, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "H100")
+    for device, named in (("cpu", "cpu"), ("cuda:0", "H100")):
+        with open_run(tmp_path / device, spec, run_id="est-1", device=device):
+            assert json.loads((tmp_path / device / "env.json").read_text())["device"] == named
