@@ -50,7 +50,7 @@ class BlockTrace:
         kind: embeddings, norms, attention, mlp, head or other.
         parameters: numbers in the group.
         trace: of the group's diagonal block.
-        stderr: its standard error.
+        stderr: its standard error; NaN of a single batch.
         weight_norm: Euclidean norm of the group's parameters.
         scale_invariant: |w|^2 tr / parameters, summed over the layers where the row spans several. Where a norm follows
             a group, the group's scale changes the trace but not the function, and does not change this.
@@ -115,7 +115,7 @@ def breakdown(
         kind_of: the kind of a parameter, by its name.
 
     Raises:
-        InputError: the shapes do not fit, or there are fewer than two batches.
+        InputError: the shapes do not fit.
     """
     labels = _layer_labels(objective.parameters)
     groups = _grouped((labels[name], kind_of(name)) for name in objective.parameters)

@@ -129,7 +129,7 @@ SCALES: dict[str, Scale] = {
         seeds=1,
         cost="the learning-rate sweep, about half an hour on two cores; nothing is measured of its runs",
     ),
-    "quick": Scale(preset="tiny", steps=1100, lr=_TUNED, seeds=3, cost="about ten minutes on two cores"),
+    "quick": Scale(preset="tiny", steps=1100, lr=_TUNED, seeds=3, cost="about a quarter of an hour on two cores"),
     "report-rates": Scale(
         preset="tiny",
         steps=4400,
