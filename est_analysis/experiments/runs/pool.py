@@ -40,8 +40,9 @@ def run_in_pool(
         InputError: a call failed for a reason the user can mend; finished ones are kept.
     """
     context = get_context("spawn")
-    stopping = context.RawValue(c_bool, False)  # an Event's lock would stay locked if a process died with it
-    prepare = {"initializer": _prepare_worker, "initargs": (stopping, os.getpid())}
+    # Two flags, no Event: its lock would stay locked if a process died with it.
+    stopping, given_up = context.RawValue(c_bool, False), context.RawValue(c_bool, False)
+    prepare = {"initializer": _prepare_worker, "initargs": (stopping, given_up, os.getpid())}
     with ProcessPoolExecutor(workers, mp_context=context, **prepare) as pool:
         futures = [pool.submit(_call, function, one) for one in arguments]
         try:
@@ -49,6 +50,7 @@ def run_in_pool(
             return [future.result() for future in futures]
         except BaseException as error:
             stopping.value = True  # the pool hands out calls ahead of time: those must not start
+            given_up.value = True  # and every worker must end, whatever it does with the signal
             processes = list((pool._processes or {}).values())  # shutdown forgets them
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
@@ -88,7 +90,7 @@ def _watch(futures: Sequence[Future], show: Callable[[], None]) -> None:
         show()
 
 
-_stopping: c_bool | None = None  # in a worker: true when the parent gives up
+_stopping: c_bool | None = None  # in a worker: true when no call is to begin any more
 _working = threading.Lock()  # in a worker: held while a call runs
 
 
@@ -104,20 +106,22 @@ def _call(function: Callable[..., Any], arguments: tuple) -> Any:
             raise
 
 
-def _prepare_worker(stopping: c_bool, parent: int) -> None:
-    """In a worker: know when to start nothing more, and stop, saving, when the parent dies without a word (kill -9).
+def _prepare_worker(stopping: c_bool, given_up: c_bool, parent: int) -> None:
+    """In a worker: know when to start nothing more, and end, saving, when the parent gives up or dies (kill -9).
 
-    The parent says who it is: it may be gone before the worker could ask.
+    One that saved when the parent's signal came has spent it: it would wait for another call, for good where a process
+    died with the lock of the queue. The parent says who it is: it may be gone before the worker could ask.
     """
     global _stopping
     _stopping = stopping
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        while os.getppid() == parent and not given_up.value:
+            time.sleep(_POLL_SECONDS)
         stopping.value = True
-        os.kill(os.getpid(), signal.SIGTERM)
-        with _working:  # the call has saved; without a parent nobody would ever give this process another
+        if not given_up.value:  # else the parent has sent it
+            os.kill(os.getpid(), signal.SIGTERM)
+        with _working:  # the call has saved; nobody will give this process another
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

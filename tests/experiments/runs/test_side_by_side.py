@@ -122,7 +122,8 @@ def test_the_trace_is_measured_once(spec, quiet, tmp_path):
 
 
 def _begin_late(parent):
-    pool._prepare_worker(multiprocessing.get_context("fork").Event(), parent)
+    flags = (multiprocessing.get_context("fork").RawValue("b", 0) for _ in range(2))
+    pool._prepare_worker(*flags, parent)
     time.sleep(60)
 
 
