@@ -89,7 +89,7 @@ def schedule_speed_up(evidence: Any, *, schedule: str, model: str, confirmed: bo
 
 def _without_runs(check: Callable[[Any], Measured], evidence: Any) -> Measured:
     if isinstance(evidence, pd.DataFrame):
-        raise NotMeasured("it follows from a schedule or from printed numbers, not from runs: est flops, est audit")
+        raise NotMeasured("it follows from a schedule, from printed numbers or from theory, not from runs")
     return check(evidence)
 
 
@@ -97,7 +97,7 @@ def exact_claim(
     id: str, locus: str, statement: str, threshold: str, region: tuple[float, float], check: Callable[[Any], Measured],
     *, paper: str = _EST, by_hand: str = "est audit", known: str = "",
 ) -> Claim:  # fmt: skip
-    """A claim that is judged on the book of printed numbers."""
+    """A claim that is judged on the book of printed numbers, or on theory, which reads no evidence at all."""
     return Claim(
         id=id,
         paper=paper,

@@ -47,8 +47,8 @@ class Claim:
         statement: one falsifiable sentence.
         threshold: in words, what decides.
         region: the same in numbers, the open interval of effects that agree with the claim.
-        recipe: the experiment that measures it; `audit` where the paper's own numbers do, `paper-scale` where only runs
-            of the paper's size would.
+        recipe: the experiment that measures it; `audit` where the paper's own numbers or theory do, `paper-scale` where
+            only runs of the paper's size would.
         check: evidence -> effect; raises `NotMeasured` where it cannot be computed. Evidence is the tidy frame of the
             recipe's runs, for `audit` the book of printed numbers.
         by_hand: the command that measures it, where no recipe does.

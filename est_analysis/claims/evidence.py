@@ -93,7 +93,7 @@ _FIGURES = (
 
 _NOTEBOOKS_OF_CLAIMS = (  # beginning of a claim's id, notebook that shows it, without its ending; the first that fits
     ("est.sampling", "06_dropout_equivalence"),
-    ("est.downstream", None),
+    *((start, None) for start in ("est.downstream", "raptr.downstream", "grid.frontier")),
     *((f"raptr.theory.{topic}", "03_simple_to_complex") for topic in ("pld", "growing", "shrinking")),
     ("raptr.theory", "04_stage_transitions"),
 )

@@ -55,7 +55,11 @@ class Subject:
         return self.known(found["input_ids"]), [stop for _, stop in found["offset_mapping"]]
 
     def known(self, ids: list[int]) -> list[int]:
-        """`ids`, if the model knows all of them."""
+        """`ids`, if the model knows all of them.
+
+        Raises:
+            InputError: one is beyond its embedding.
+        """
         vocabulary, largest = self.model.get_input_embeddings().weight.shape[0], max(ids, default=0)
         if largest >= vocabulary:
             raise InputError(

@@ -1,7 +1,9 @@
 """Claims on what is committed: which files, which scale is shown, which runs were read, and what chance does."""
 
+import json
 import math
 import shutil
+from html import unescape
 from itertools import combinations
 from pathlib import Path
 from runpy import run_path
@@ -254,6 +256,24 @@ def test_every_figure_named_is_there(committed):
     polynomials = {"raptr_polynomials", "raptr_transitions", "raptr_stability"}
     assert named == reproduced | first | ablations | flatness | polynomials
     assert named <= {path.stem for path in DATA.parent.glob("*.svg")}
+
+
+def shown_in(notebook):
+    """The outputs of a committed notebook, as text."""
+    cells = json.loads((TESTS.parent / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    outputs = [out.get("data", {}) | {"text": out.get("text", "")} for cell in cells for out in cell.get("outputs", ())]
+    return unescape(
+        "".join("".join(out.get(kind, "")) for out in outputs for kind in ("text", "text/plain", "text/html"))
+    )
+
+
+def test_the_notebook_that_a_claim_names_shows_it(committed):
+    """By its id, or its statement without the family; theory is derived there in words of its own."""
+    named = [one for one in committed if one.notebook and not one.claim.id.startswith("raptr.theory")]
+    shown = {notebook: shown_in(notebook) for notebook in {one.notebook for one in named}}
+    for one in named:
+        words = (one.claim.id, one.claim.statement.split(", on a small")[0])
+        assert any(each in shown[one.notebook] for each in words), (one.notebook, one.claim.id)
 
 
 def test_a_claim_judged_on_longer_runs_names_their_figure(committed):
