@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_bool
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -19,18 +20,14 @@ _LINE_SECONDS = 30.0
 
 
 def run_in_pool(
-    function: Callable[..., Any],
-    arguments: Sequence[tuple],
-    *,
-    workers: int,
-    show: Callable[[], None],
-    saved: str,
+    chains: Sequence[Sequence[Callable[[], Any]]], *, workers: int, show: Callable[[], None], saved: str
 ) -> list[Any]:
-    """`function(*arguments[i])` for every i, `workers` at once, in fresh processes; the results in order.
+    """Every call of every chain, `workers` at once, in fresh processes; the chains' last results in order.
+
+    A chain's next call waits for the one before, and then behind all calls that wait already.
 
     Args:
-        function: importable by name; saves its state and raises on SIGTERM.
-        arguments: of each call.
+        chains: calls of functions that are importable by name, save their state and raise on SIGTERM.
         workers: processes at once.
         show: called twice a second while it runs.
         saved: where the unfinished work is, for the message.
@@ -44,10 +41,8 @@ def run_in_pool(
     stopping, given_up = context.RawValue(c_bool, False), context.RawValue(c_bool, False)
     prepare = {"initializer": _prepare_worker, "initargs": (stopping, given_up, os.getpid())}
     with ProcessPoolExecutor(workers, mp_context=context, **prepare) as pool:
-        futures = [pool.submit(_call, function, one) for one in arguments]
         try:
-            _watch(futures, show)
-            return [future.result() for future in futures]
+            return _run_chains(chains, partial(pool.submit, _call), show)
         except BaseException as error:
             stopping.value = True  # the pool hands out calls ahead of time: those must not start
             given_up.value = True  # and every worker must end, whatever it does with the signal
@@ -80,26 +75,33 @@ def progress_line(text: Callable[[], str], say: Callable[[str], object]) -> Call
     return show
 
 
-def _watch(futures: Sequence[Future], show: Callable[[], None]) -> None:
-    """Show progress until every call is done or one has failed."""
-    pending = set(futures)
+def _run_chains(
+    chains: Sequence[Sequence[Callable[[], Any]]], submit: Callable[..., Future], show: Callable[[], None]
+) -> list[Any]:
+    """The last result of every chain, while progress is shown; the first error of any call is raised."""
+    results = [None] * len(chains)
+    pending = {submit(call): (index, rest) for index, (call, *rest) in enumerate(chains)}
     while pending:
-        done, pending = wait(pending, timeout=_POLL_SECONDS)
+        done, _ = wait(pending, timeout=_POLL_SECONDS)
         for future in done:
-            future.result()
+            index, rest = pending.pop(future)
+            results[index] = future.result()
+            if rest:
+                pending[submit(rest[0])] = (index, rest[1:])
         show()
+    return results
 
 
 _stopping: c_bool | None = None  # in a worker: true when no call is to begin any more
 _working = threading.Lock()  # in a worker: held while a call runs
 
 
-def _call(function: Callable[..., Any], arguments: tuple) -> Any:
+def _call(function: Callable[[], Any]) -> Any:
     if _stopping is not None and _stopping.value:
         raise Stopped("not started")
     with _working:
         try:
-            return function(*arguments)
+            return function()
         except Stopped:
             if _stopping is not None:
                 _stopping.value = True  # now: the parent looks now and then, and this process would begin the next
@@ -114,6 +116,7 @@ def _prepare_worker(stopping: c_bool, given_up: c_bool, parent: int) -> None:
     """
     global _stopping
     _stopping = stopping
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent passes it on
 
     def watch() -> None:
         while os.getppid() == parent and not given_up.value:

@@ -11,7 +11,7 @@ from est_analysis.data.objectives import find_objective
 from est_analysis.data.tokens import TokenData, load_tokens
 from est_analysis.errors import InputError
 from est_analysis.experiments.runs.spec import TrainSpec, run_id
-from est_analysis.experiments.runs.store import finished, mark_finished, open_run
+from est_analysis.experiments.runs.store import divergence_kept, finished, mark_finished, open_run
 from est_analysis.models.families import build_model, find_family
 from est_analysis.train.checkpoint import Checkpoints
 from est_analysis.train.distributed import Ranks, local_device, ranks_from_environment
@@ -129,7 +129,8 @@ def _train(
             settings=settings,
             checkpoints=checkpoints,
         )
-        train(job, _on_this_device(execution), ranks)
+        with divergence_kept(folder, main=ranks.main):
+            train(job, _on_this_device(execution), ranks)
         if ranks.main:
             mark_finished(folder, {"run_id": name, "steps": settings.steps, "checkpoint": str(final.name)})
     elif not (final / "config.json").is_file() or not any(final.glob("*.safetensors")):

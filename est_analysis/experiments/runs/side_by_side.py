@@ -1,10 +1,11 @@
 """Many runs side by side, each cached by its id and followed by what is measured of it."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,13 @@ def run_all(
         InputError: a run failed for a reason the user can mend; finished runs are kept.
     """
     names = _names(entries)
-    arguments = [(entry, root, _execution(workers, device), diverging) for entry in entries]
+    chains = [_chain(entry, root, _execution(workers, device), diverging) for entry in entries]
     with _screen(names, root) as show:
         if workers:
-            run_in_pool(_run_one, arguments, workers=workers, show=show, saved=str(root))
+            run_in_pool(chains, workers=workers, show=show, saved=str(root))
         else:
-            for one in arguments:
-                _run_one(*one)
+            for call in chain.from_iterable(chains):
+                call()
                 show()
     rows = collect(root / name for name in names if finished(root / name))
     diverged = [_infinite(name, entry.spec) for name, entry in names.items() if not finished(root / name)]
@@ -102,17 +103,26 @@ def _infinite(name: str, spec: TrainSpec) -> pd.DataFrame:
     return pd.DataFrame([row])
 
 
-def _run_one(entry: Entry, root: Path, execution: Execution, diverging: bool) -> None:
+def _chain(entry: Entry, root: Path, execution: Execution, diverging: bool) -> list[Callable[[], None]]:
+    """The training, and then each measurement: small calls, so that the processes of a pool end evenly."""
+    one = partial(_run_one, entry.spec, root=root, execution=execution, diverging=diverging)
+    return [one, *(partial(one, after=measure) for measure in entry.after)]
+
+
+def _run_one(
+    spec: TrainSpec, *, root: Path, execution: Execution, diverging: bool, after: Afterwards | None = None
+) -> None:
+    """Train `spec`, unless it is finished, and measure one thing of it."""
     if execution.threads:
         torch.set_num_threads(execution.threads)  # of a run that was trained before, only the measuring is left
     try:
-        result = run(entry.spec, execution, root=root)
+        result = run(spec, execution, root=root)
     except Diverged:
         if diverging:
             return
         raise
-    for measure in entry.after:
-        measure(entry.spec, result)
+    if after:
+        after(spec, result)
 
 
 def _last_step(path: Path) -> int:

@@ -17,12 +17,13 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from est_analysis.errors import InputError
+from est_analysis.errors import Diverged, InputError
 from est_analysis.experiments.runs.spec import differing_fields
 from est_analysis.methods import find_method
 from est_analysis.train.rows import COLUMNS
 
 _FINISHED = "finished.json"
+_DIVERGED = "diverged.json"
 # What a run that was killed at its very start may have left.
 _FIRST_FILES = frozenset((".lock", "env.json", ".env.json.writing", ".spec.json.writing"))
 
@@ -48,6 +49,8 @@ def write_atomically(path: Path, text: str) -> None:
 def environment(device: str = "cuda") -> dict[str, Any]:
     """What a run was carried out with: versions, machine, device. Recorded, not part of the run's identity.
 
+    One that goes on with others lists them, in the order they came, under `resumed_with` of its `env.json`.
+
     Args:
         device: where it ran; `cuda` names the GPU, if there is one.
     """
@@ -64,7 +67,7 @@ def environment(device: str = "cuda") -> dict[str, Any]:
         "packages": {name: installed(name) for name in packages},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "device": torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device != "cpu" and torch.cuda.is_available() else "cpu",
     }
 
 
@@ -98,6 +101,29 @@ def _read_spec(path: Path) -> tuple[str, dict[str, Any]]:
     if "run_id" not in record or not isinstance(record.get("spec"), dict):
         raise InputError(f"{path} is damaged; {remedy}")
     return record["run_id"], record["spec"]
+
+
+@contextmanager
+def divergence_kept(folder: Path, *, main: bool) -> Iterator[None]:
+    """Note the end of a run that diverges in the block, and say so again, at once, when it is asked for again.
+
+    Args:
+        folder: of the run.
+        main: whether this is the process that writes.
+
+    Raises:
+        Diverged: in the block, or in one before.
+    """
+    path = folder / _DIVERGED
+    if path.exists():
+        why = _read_record(path, "delete it to train on from the last checkpoint").get("why")
+        raise Diverged(f"{why} (so it ended before; delete {path} to try again from the last checkpoint)")
+    try:
+        yield
+    except Diverged as error:
+        if main:
+            write_atomically(path, json.dumps({"why": str(error)}))
+        raise
 
 
 def mark_finished(folder: Path, record: dict[str, Any]) -> None:
@@ -178,6 +204,8 @@ def _check_same(folder: Path, spec: Any, run_id: str, device: str) -> None:
     if path.exists():
         held_id, held_fields = _read_spec(path)
         if held_id == run_id:
+            if finished(folder) is None:
+                _note_environment(folder / "env.json", environment(device))
             return
         if begun:
             differences = differing_fields(held_fields, spec.fields())
@@ -188,6 +216,17 @@ def _check_same(folder: Path, spec: Any, run_id: str, device: str) -> None:
     # New, or refused before its first step: the command may have been mended since.
     write_atomically(folder / "env.json", json.dumps(environment(device), indent=1))
     write_atomically(path, json.dumps({"run_id": run_id, "spec": spec.fields()}, indent=1))
+
+
+def _note_environment(path: Path, now: dict[str, Any]) -> None:
+    """Add what a run goes on with to what it began with, where it is something else."""
+    try:
+        held = json.loads(path.read_text())
+        others = held.pop("resumed_with", [])
+    except (OSError, ValueError, AttributeError):  # gone or damaged: nobody knows any more what it began with
+        return
+    if now not in (held, *others):
+        write_atomically(path, json.dumps({**held, "resumed_with": [*others, now]}, indent=1))
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

@@ -92,8 +92,8 @@ def measure(request: Request) -> tuple[pd.DataFrame, dict[str, Any]]:
     workers = request.processes
 
     def run(specs: Sequence[FirstSpec], train: Callable[..., Any] = run_first) -> pd.DataFrame:
-        arguments = [(spec, request.runs) for spec in specs]
-        folders = run_in_pool(train, arguments, workers=workers, show=lambda: None, saved=str(request.runs))
+        chains = [[partial(train, spec, request.runs)] for spec in specs]
+        folders = run_in_pool(chains, workers=workers, show=lambda: None, saved=str(request.runs))
         return collect(folder for folder in folders if folder is not None)
 
     request.say(f"first experiments, {request.scale} scale: {len(trainings())} banks, {workers} at once; rates first")

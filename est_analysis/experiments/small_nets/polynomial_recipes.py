@@ -115,9 +115,11 @@ def run_banks(specs: Sequence[PolynomialSpec], *, root: Path, workers: int, say:
     def done() -> str:
         return f"{sum(finished(folder) is not None for folder in folders)} of {len(folders)} banks"
 
-    unfinished = [(spec, root) for spec, folder in zip(specs, folders, strict=True) if finished(folder) is None]
+    unfinished = [
+        [partial(_run_one, spec, root)] for spec, folder in zip(specs, folders, strict=True) if finished(folder) is None
+    ]
     if unfinished:  # no processes for nothing
-        run_in_pool(_run_one, unfinished, workers=workers, show=progress_line(done, say), saved=str(root))
+        run_in_pool(unfinished, workers=workers, show=progress_line(done, say), saved=str(root))
     frames = [collect([folder]).assign(method=label(spec)) for folder, spec in zip(folders, specs, strict=True)]
     return pd.concat(frames, ignore_index=True)
 

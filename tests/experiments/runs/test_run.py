@@ -3,11 +3,13 @@ import shutil
 
 import pytest
 
-from est_analysis.errors import InputError
+from est_analysis.errors import Diverged, InputError
+from est_analysis.experiments.runs import run as module
 from est_analysis.experiments.runs.run import num_parameters, prepare_data, run
 from est_analysis.experiments.runs.spec import run_id
 from est_analysis.methods import METHODS
 from est_analysis.models.gpt2.model import GPT2
+from est_analysis.train.loop import train
 
 
 def files(folder):
@@ -77,6 +79,27 @@ def test_an_unfinished_run_is_never_taken_for_finished(spec, quiet, done, tmp_pa
     assert not again.cached
     assert (folder / "finished.json").read_bytes() == (done.folder / "finished.json").read_bytes()
     assert (folder / "rows.csv").read_bytes() == (done.folder / "rows.csv").read_bytes()
+
+
+def test_a_run_that_diverged_is_not_trained_again_unasked(spec, quiet, changed, tmp_path, monkeypatch):
+    wild, trained = changed(spec, settings__lr=1e30), []
+    monkeypatch.setattr(module, "train", lambda *args: trained.append(1) or train(*args))
+    first = r"^the (validation )?loss is \w+ at step \d; last good checkpoint: .*; lower lr=1e\+30 or clip"
+    with pytest.raises(Diverged, match=first + "$"):
+        run(wild, quiet, root=tmp_path)
+    again = first + r" \(so it ended before; delete .*diverged.json to try again from the last checkpoint\)$"
+    for _ in range(2):
+        with pytest.raises(Diverged, match=again):
+            run(wild, quiet, root=tmp_path)
+    assert len(trained) == 1
+    (kept,) = tmp_path.glob("*/diverged.json")
+    kept.unlink()
+    with pytest.raises(Diverged, match=r"or clip$"):
+        run(wild, quiet, root=tmp_path)
+    assert len(trained) == 2
+    kept.write_text("[")
+    with pytest.raises(InputError, match=r"diverged.json is damaged; delete it to train on from the last checkpoint"):
+        run(wild, quiet, root=tmp_path)
 
 
 def test_the_same_path_with_other_text_is_another_run(spec, quiet, changed, tmp_path):

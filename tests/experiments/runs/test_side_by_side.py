@@ -18,10 +18,10 @@ from est_analysis.experiments.runs.side_by_side import Entry, run_all
 SCALE = Scale(preset="tiny", steps=4, lr={}, seeds=1, cost="none", trace_pairs=8, trace_sequences=1)
 
 
-def fail_or_wait(entry, root, execution, diverging):
+def fail_or_wait(spec, root, **how):
     """Seed 0 fails at once; others wait, and note when they are asked to stop."""
-    note = root / f"stopped-{entry.spec.seed}"
-    if entry.spec.seed == 0:
+    note = root / f"stopped-{spec.seed}"
+    if spec.seed == 0:
         while not (root / "started").exists():
             time.sleep(0.01)
         raise InputError("the loss is nan at step 3")
@@ -75,7 +75,7 @@ def test_workers_end_when_their_parent_is_killed(spec, changed, tmp_path, monkey
     assert wait_for(tmp_path / "stopped-1"), "the worker outlived its parent"
 
 
-def save_and_go_on(entry, root, execution, diverging):
+def save_and_go_on(spec, root, **how):
     """As a run does: takes the signal, saves, and raises; the process has the signal's default again."""
     (root / "worker").write_text(str(os.getpid()))
     caught = []

@@ -4,6 +4,7 @@ import multiprocessing
 import pytest
 
 from est_analysis.errors import InputError
+from est_analysis.experiments.runs import store
 from est_analysis.experiments.runs.store import (
     collect,
     environment,
@@ -33,6 +34,24 @@ def test_the_same_run_opens_it_again(tmp_path, spec):
     before = (tmp_path / "spec.json").stat().st_mtime_ns
     opened(tmp_path, spec)
     assert (tmp_path / "spec.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(tmp_path, spec, monkeypatch):
+    opened(tmp_path, spec)
+    here = json.loads((tmp_path / "env.json").read_text())
+    places = [{**here, "cpus": cpus} for cpus in (97, 97, 98)]
+    for place in places:
+        monkeypatch.setattr(store, "environment", lambda device, place=place: place)
+        opened(tmp_path, spec)
+    assert json.loads((tmp_path / "env.json").read_text()) == {**here, "resumed_with": [places[0], places[2]]}
+    mark_finished(tmp_path, {"run_id": "est-1"})
+    monkeypatch.setattr(store, "environment", lambda device: {**here, "cpus": 99})
+    opened(tmp_path, spec)
+    assert len(json.loads((tmp_path / "env.json").read_text())["resumed_with"]) == 2, "nothing is computed any more"
+    (tmp_path / "finished.json").unlink()
+    (tmp_path / "env.json").write_text("[")
+    opened(tmp_path, spec)
+    assert (tmp_path / "env.json").read_text() == "[", "what it began with is not known"
 
 
 def test_a_start_that_was_refused_does_not_block_the_mended_command(tmp_path, spec, changed):
@@ -208,7 +227,7 @@ def test_a_run_without_rows(tmp_path, spec):
 
 def test_a_run_on_the_cpu_does_not_name_a_gpu(tmp_path, spec, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "H100")
-    for device, named in (("cpu", "cpu"), ("cuda:0", "H100")):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"H100 of {device}")
+    for device, named in (("cpu", "cpu"), ("cuda:0", "H100 of cuda:0")):
         with open_run(tmp_path / device, spec, run_id="est-1", device=device):
             assert json.loads((tmp_path / device / "env.json").read_text())["device"] == named
