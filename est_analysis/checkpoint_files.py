@@ -17,7 +17,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"no {path.name} in '{path.parent}'; give the folder of a checkpoint") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{path}' is damaged ({reason(error)}); download or save the checkpoint again") from error
     if not isinstance(content, dict):
         raise InputError(f"'{path}' is damaged (no JSON object); download or save the checkpoint again")

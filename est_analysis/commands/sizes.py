@@ -42,6 +42,7 @@ def find_sizes(
     Raises:
         InputError: no such model, family or option, or the model is not of that family.
     """
+    from est_analysis.models.families import find_family
     from est_analysis.subnet.mask import HeadSampling
 
     if attention not in ("full", "causal"):
@@ -51,6 +52,8 @@ def find_sizes(
     if seq_len < 0:
         raise InputError(f"seq_len={seq_len} must be at least 1")
     model, family = _chosen(model, family, suited)
+    if attention == "causal" and find_family(family).objectives[0] == "masked":
+        raise InputError(f"attention=causal: a {family} model sees all of a sequence; use full")
     found = replace(_architecture(model, family, seq_len), attention=attention, head_sampling=head_sampling)
     return Sizes(model=model, family=family, architecture=found)
 

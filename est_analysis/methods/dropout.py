@@ -5,10 +5,9 @@ control for EST, arXiv 2406.06962, with its schedule and its rates, but each num
 with probability p_H and each hidden unit of an MLP with p_M, independently and for every token anew. Layers are not
 dropped: EST does not rescale them, and they have no single units to drop.
 
-Cost: 0 % fewer layer FLOPs, everything is computed, and the draws are extra. All micro-batches and ranks of a step draw
-from the same streams, so they share the draws position by position, as EST's share one mask; how a batch is split
-therefore changes the draws, as it does not for a mask. Fails to save anything, and regularises each unit alone where
-EST makes whole heads do without each other.
+Cost: 0 % fewer layer FLOPs, everything is computed, and the draws are extra: each micro-batch and rank passes over
+those of the rows before its own, so that how a batch is split changes nothing. Fails to save anything, and
+regularises each unit alone where EST makes whole heads do without each other.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,9 @@
 Source: arXiv 2402.05913; the definition of (p, I)-subnetworks as reported by its reviews. A schedule such as 6-8-10-12
 gives mean depths; p follows as (n - |I|) / (L - |I|). Layers are independent, so the depth, and with it the time of a
 step, varies within a stage. Cost: 25 % fewer layer FLOPs with 6-8-10-12 (1.33x). The basic algorithm does not rescale
-kept layers; `output_scale` offers the variants. May fail, says a review, without residual connections or layer norm,
-where the loss may jump when the depth changes.
+kept layers; `output_scale` offers the variants; a post-norm layer normalises its sum, and there the factor is on all
+that the layer changes. May fail, says a review, without residual connections or layer norm, where the loss may jump
+when the depth changes.
 
 The paper extends the idea to heads and width in an appendix that we could not read. Where a schedule samples them, such
 as EST's, it is our choice to draw them as EST does: in every active layer anew, exactly p_H N_H heads and p_M N_M

@@ -1,15 +1,17 @@
 """What a family says to become a Hugging Face checkpoint and back, and the checks that all of them share."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from est_analysis.errors import InputError
 from est_analysis.models.config import ModelConfig
 
 State = dict[str, Tensor]
+_NONE = torch.empty(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Conversion:
         base_prefix: prefix of the weights that a checkpoint of the headless model lacks.
         head_prefix: prefix of those that it does not have.
         renamed: older names of weights -> today's.
+        tied: name of a head's weight -> that of the embedding it is, where it is ignored.
         ignored: (name of a weight, our sizes) -> whether it is none of the model's own: a buffer, a tied head.
     """
 
@@ -52,12 +55,24 @@ class Conversion:
     head_prefix: str
     renamed: Callable[[str], str] = lambda name: name
     ignored: Callable[[str, Any], bool]
+    tied: Mapping[str, str] = field(default_factory=dict)
 
-    def cleaned(self, state: State, config: ModelConfig) -> State:
-        """Their weights under full names, without those that are none of the model's own."""
+    def cleaned(self, state: State, config: ModelConfig, source: str) -> State:
+        """Their weights under full names, without those that are none of the model's own.
+
+        Raises:
+            InputError: a tied head is not the embedding; `transformers` would use it even so.
+        """
         prefixes = (self.base_prefix, self.head_prefix)
         today = {self.renamed(name): weight for name, weight in state.items()}
         named = {(name if name.startswith(prefixes) else self.base_prefix + name): w for name, w in today.items()}
+        for head, embedding in self.tied.items():
+            theirs = named.get(head) if self.ignored(head, config) else None
+            if theirs is not None and not torch.equal(theirs, named.get(embedding, _NONE)):
+                raise InputError(
+                    f"{source}: '{head}' is not '{embedding}', to which its config.json ties it; a head of its own is "
+                    "not computed here"
+                )
         return {name: weight for name, weight in named.items() if not self.ignored(name, config)}
 
 

@@ -43,7 +43,7 @@ def load_hf_state(model: LanguageModel, state: Mapping[str, Tensor], *, source: 
     """
     config, conversion = model.config, _conversion(model.config)
     family = config.family
-    state = conversion.cleaned(dict(state), config)
+    state = conversion.cleaned(dict(state), config, source)
     # Only names and shapes are wanted, so nothing is copied.
     expected = conversion.to_theirs({name: w.to("meta") for name, w in model.state_dict().items()}, config)
     for name in expected.keys() - state.keys():
@@ -79,7 +79,7 @@ def from_hf_config(theirs: Mapping[str, Any], *, source: str) -> ModelConfig:
         InputError: a family that we do not have, or a variant of one that we do not compute.
     """
     family = theirs.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise InputError(f"{source} holds a '{family}' model; only {known} checkpoints can be loaded here")
     return FAMILIES[family].conversion.to_our_config(theirs, source)

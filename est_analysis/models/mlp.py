@@ -50,8 +50,7 @@ class PlainMLP(nn.Module):
         layer = only_layer(mask) or _FULL
         units = torch.addmm(select_rows(self.up_bias, layer.columns), x, select_rows(self.up_weight, layer.columns).mT)
         active = gelu(units)
-        if layer.dropout is not None:
-            active = drop_units(active, layer.dropout.columns, *layer.dropout.stream, "columns")
+        active = drop_units(active, layer.dropout, "columns")
         down = select_rows(self.down_weight, layer.columns)
         outputs = scaled_projection(active, down, self.down_bias, layer.column_scale)
         return outputs.squeeze(-1) if outputs.shape[-1] == 1 else outputs

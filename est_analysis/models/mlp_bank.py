@@ -67,7 +67,7 @@ class MLPBank(nn.Module):
             drops = [layer.dropout for layer in layers]
             if not all(drops):
                 raise InputError("nets of one bank drop single units or none does; give them one method")
-            return torch.stack([drop_units(ones, drop.columns, *drop.stream, "columns") for drop in drops])
+            return torch.stack([drop_units(ones, drop, "columns") for drop in drops])
         gates = active.new_zeros(self.num_nets, 1, self.shape.mlp_columns)
         for gate, layer in zip(gates, layers, strict=True):
             gate[0, slice(None) if layer.columns is None else layer.columns] = layer.column_scale

@@ -59,11 +59,13 @@ class UnitDropout:
         heads: probability to keep a number of the heads' joined output; kept ones are divided by it.
         columns: the same of the MLP's hidden units.
         stream: seed and names of the stream that draws (`rng.stream`).
+        part: number of the part of the batch that this mask is for, of parts of one size.
     """
 
     heads: float
     columns: float
     stream: tuple[int | str, ...]
+    part: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,8 +79,8 @@ class LayerMask:
         columns: sorted indices of the active MLP columns, (m,) int64, or None for all of them.
         head_scale: factor on the attention output before its bias, 1/p_H in EST eq. 5.
         column_scale: factor on the MLP output before its bias, 1/p_M in EST eq. 6.
-        scale: factor on the whole residual branch of the layer, alpha_i of RaPTr; 1 in EST (eq. 7). A tensor
-            where the loss is differentiated in it (`models.gates`).
+        scale: factor on the whole residual branch of the layer (of a post-norm one, on all that it changes), alpha_i of
+            RaPTr; 1 in EST (eq. 7). A tensor where the loss is differentiated in it (`models.gates`).
         sublayer_scale: factor on what attention adds to the residual stream and, apart from it, on what the MLP adds,
             biases included: 1/p_i of PLD, whose MLP sees the attention output already scaled. Without attention it is
             the same as `scale`.
@@ -130,7 +132,20 @@ class SubnetMask:
             layers=tuple(layer and replace(layer, head_scale=1.0, column_scale=1.0) for layer in self.layers)
         )
 
+    def for_part(self, number: int) -> "SubnetMask":
+        """The same mask for one of several equal parts of the batch: dropped units are those of the whole batch.
+
+        Only dropout of single units tells the rows of a batch apart.
+        """
+        if not any(layer and layer.dropout for layer in self.layers):
+            return self
+        return SubnetMask(layers=tuple(layer and _of_part(layer, number) for layer in self.layers))
+
     @staticmethod
     def full(num_layers: int) -> "SubnetMask":
         """Everything active: computes what `mask=None` computes."""
         return SubnetMask(layers=(LayerMask(),) * num_layers)
+
+
+def _of_part(layer: LayerMask, number: int) -> LayerMask:
+    return replace(layer, dropout=layer.dropout and replace(layer.dropout, part=number))

@@ -190,7 +190,8 @@ _ALL = [
     ),
     _est(
         "gpt2-staged",
-        "EST 4.1, the stages of its Staged baseline: half of the hidden size, so of heads and MLP, until 50k steps",
+        "EST 4.1, the stages of its Staged baseline: half of the hidden size until 50k steps; what that costs says the "
+        "method `staged`, here it is half of heads and MLP",
         (50 * _K, 0.5, 0.5, 1),
         (150 * _K, 1, 1, 1),
     ),

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from est_analysis.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
@@ -75,11 +77,18 @@ class Ranks:
 
 @contextmanager
 def ranks_from_environment(device: str) -> Iterator[Ranks]:
-    """The ranks that torchrun set up, or a single process without it; the process group is closed on the way out."""
+    """The ranks that torchrun set up, or a single process without it; the process group is closed on the way out.
+
+    All of them need the same files: each looks for itself how far a run has come.
+
+    Raises:
+        InputError: there is no card for each.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Ranks()
         return
+    _require_own_card(device, world_size)
     card = torch.device(local_device(device))
     on_gpu = card.type == "cuda" and card.index is not None
     if on_gpu:
@@ -89,6 +98,16 @@ def ranks_from_environment(device: str) -> Iterator[Ranks]:
         yield Ranks(rank=dist.get_rank(), world_size=dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def _require_own_card(device: str, world_size: int) -> None:
+    if device.startswith("cuda:"):
+        raise InputError(f"--device {device} is one card for {world_size} processes; use --device cuda, a card each")
+    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if device == "cuda" and local >= there:
+        raise InputError(
+            f"process {local} of this machine has no GPU, torch sees {there}; use --nproc-per-node {there}"
+        )
 
 
 def local_device(device: str) -> str:

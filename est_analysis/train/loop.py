@@ -96,16 +96,19 @@ def train(job: Job, execution: Execution, ranks: Ranks | None = None) -> Path | 
         torch.set_num_threads(execution.threads)
     shown = execution.progress and ranks.main
     with display(job.run_id, job.settings.steps, shown=shown) as screen, stop_requests() as stop_requested:
-        trainer = _Trainer(job, execution, ranks, screen, stop_requested)
+        trainer = None
         try:
+            trainer = _Trainer(job, execution, ranks, screen, stop_requested)
             return trainer.run()
         except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"the memory of {execution.device} is too small for a batch of {job.batches.batch_size} in "
-                f"{job.settings.accumulation} parts; use more --accumulation, or a smaller --batch"
-            ) from error
+            batch = f"a batch of {job.batches.batch_size} in {job.settings.accumulation} parts; use more --accumulation"
+            what = (
+                f"{batch}, or a smaller --batch" if trainer else "the model and its optimizer; use a smaller --preset"
+            )
+            raise InputError(f"the memory of {execution.device} is too small for {what}") from error
         finally:
-            trainer.close()
+            if trainer:
+                trainer.close()
 
 
 class _Trainer:
@@ -207,16 +210,21 @@ class _Trainer:
     def _gradients(self, step: int, mask: SubnetMask | None) -> Tensor:
         batch = self.job.batches.batch(step - 1, rank=self.ranks.rank, world_size=self.ranks.world_size)
         parts = self.settings.accumulation
+        first = self.ranks.rank * parts
         mean_labels = self.ranks.mean_count(_count_labels(batch), self.execution.device) / parts
         total = torch.zeros((), device=self.execution.device)
-        for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
+        for number, part in enumerate(self._micro_batches([batch]), start=first):
             # A part counts by its labels: some objectives give some rows more of them than others.
             share = _count_labels(part) / mean_labels
             with self._autocast():
-                loss = self.model.loss(*self._on_device(part), mask=mask) * share / parts
+                loss = self.model.loss(*self._on_device(part), mask=mask and mask.for_part(number)) * share / parts
             loss.backward()
             total += loss.detach()
         return self.ranks.mean(total)
+
+    def _micro_batches(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield from zip(*(tensor.chunk(self.settings.accumulation) for tensor in batch), strict=True)
 
     def _on_device(self, batch: Batch) -> Batch:
         return tuple(tensor.to(self.execution.device, non_blocking=True) for tensor in batch)
@@ -318,7 +326,7 @@ class _Trainer:
         total = torch.zeros(2, dtype=torch.float64, device=self.execution.device)
         mask = self.job.method.model_mask(self.done.step)
         mask = mask and mask.to(self.execution.device)
-        for batch in mine:
+        for batch in self._micro_batches(mine):
             with self._autocast():
                 loss = self.model.loss(*self._on_device(batch), mask=mask)
             count = _count_labels(batch)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from est_analysis.models.parts import MLP, Attention, GatedMLP, GroupedAttention, rotary_table, run_stack
-from est_analysis.models.parts.dropout import drop_units
+from est_analysis.models.parts.dropout import keep_some
 from est_analysis.rng import stream
 from est_analysis.subnet.mask import LayerMask, StackShape, SubnetMask, UnitDropout
 from est_analysis.subnet.sample import sample_fixed_size
@@ -183,7 +183,7 @@ def test_gates_of_1_are_no_gates_bit_for_bit(make, configs, tokens, which):
 ROWS, UNITS, DRAWS = 40, 50, 60
 
 
-def _drops(keep, draw=drop_units):
+def _drops(keep, draw=keep_some):
     ones = torch.ones(ROWS, UNITS, dtype=torch.float64)
     return torch.stack([draw(ones, keep, 0, "law", i) for i in range(DRAWS)])
 
@@ -216,11 +216,11 @@ def test_units_are_kept_independently_at_the_rate_and_divided_by_it(keep):
 @pytest.mark.parametrize(
     "mutant",
     [
-        lambda x, keep, *names: drop_units(x[:1], keep, *names).expand_as(x),  # one draw for all tokens
-        lambda x, keep, *names: drop_units(x[:, :1], keep, *names).expand_as(x),  # one for all units
-        lambda x, keep, seed, *_: drop_units(x, keep, seed),  # one for all streams
-        lambda x, keep, *names: drop_units(x, keep, *names) * keep,  # not inverted
-        lambda x, keep, *names: drop_units(x, 0.9 * keep, *names) * 0.9,  # a tenth too few, not made up for
+        lambda x, keep, *names: keep_some(x[:1], keep, *names).expand_as(x),  # one draw for all tokens
+        lambda x, keep, *names: keep_some(x[:, :1], keep, *names).expand_as(x),  # one for all units
+        lambda x, keep, seed, *_: keep_some(x, keep, seed),  # one for all streams
+        lambda x, keep, *names: keep_some(x, keep, *names) * keep,  # not inverted
+        lambda x, keep, *names: keep_some(x, 0.9 * keep, *names) * 0.9,  # a tenth too few, not made up for
     ],
     ids=["tokens", "units", "streams", "scale", "rate"],
 )
@@ -228,22 +228,30 @@ def test_other_laws_are_told_apart(keep, mutant):
     assert not _is_independent_dropout(_drops(keep, mutant), keep)
 
 
+def test_parts_of_a_batch_are_dropped_as_the_whole_is():
+    x = torch.randn(12, 5, 7, generator=stream(0, "x"))
+    whole = keep_some(x, 0.3, 0, "a")
+    for parts in (2, 3, 4, 12):
+        dropped = [keep_some(rows, 0.3, 0, "a", part=number) for number, rows in enumerate(x.chunk(parts))]
+        assert torch.equal(torch.cat(dropped), whole)
+
+
 def test_the_gradient_of_dropout_is_its_factor():
     x = torch.randn(ROWS, UNITS, dtype=torch.float64, generator=stream(0, "x")).requires_grad_()
-    y = drop_units(x, 0.3, 0, "a")
+    y = keep_some(x, 0.3, 0, "a")
     y.sum().backward()
     torch.testing.assert_close(x.grad, (y / x).detach(), **EXACT)
 
 
 def test_units_dropped_do_not_depend_on_the_precision_and_bfloat16_is_not_biased():
     x = torch.ones(ROWS, UNITS)
-    drops = {dtype: drop_units(x.to(dtype), 0.3, 0, "a") for dtype in (torch.float64, torch.float32, torch.bfloat16)}
+    drops = {dtype: keep_some(x.to(dtype), 0.3, 0, "a") for dtype in (torch.float64, torch.float32, torch.bfloat16)}
     for dtype, dropped in drops.items():
         assert dropped.dtype == dtype
         assert torch.equal(dropped != 0, drops[torch.float64] != 0)
     # Values of every mantissa: rounding to nearest, of both signs, leaves the mean; 1/0.3 in bfloat16 is 0.16 % off.
     values = torch.linspace(1, 2, 129)[:-1].bfloat16()
-    kept = drop_units(values.repeat(ROWS), 0.3, 0, "b")
+    kept = keep_some(values.repeat(ROWS), 0.3, 0, "b")
     ratio = (kept / values.repeat(ROWS).float() * 0.3)[kept != 0].mean().item()
     assert ratio == pytest.approx(1, abs=4e-4)
 
@@ -282,7 +290,7 @@ def test_parts_drop_single_units_of_joined_heads_and_activated_columns(randomise
     dropout = UnitDropout(heads=0.5, columns=0.25, stream=(3, "dropout", 7, 2))
     keep, name = (0.25, "columns") if "mlp" in part else (0.5, "heads")
     dropped = _through(part, randomise, dropout, x)
-    factors = drop_units(torch.ones_like(x), keep, 3, "dropout", 7, 2, name)
+    factors = keep_some(torch.ones_like(x), keep, 3, "dropout", 7, 2, name)
     assert set(factors.unique().tolist()) == {0, 1 / keep}
     torch.testing.assert_close(dropped, plain * factors, **EXACT)
     assert len(factors.flatten(0, 1).unique(dim=0)) > 100, "every token has draws of its own"

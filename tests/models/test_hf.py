@@ -201,6 +201,18 @@ def test_an_untied_head_is_refused_whichever_way_it_comes():
         from_hf(_theirs(tie_word_embeddings=False))
 
 
+def test_a_head_of_its_own_under_a_config_that_ties_it(folder):
+    """`transformers` warns, and uses it."""
+    held = load_file(folder / WEIGHTS)
+    embedding = held["transformer.wte.weight"]
+    save_file(held | {"lm_head.weight": embedding.clone()}, folder / WEIGHTS, metadata={"format": "pt"})
+    load_folder(folder)
+    save_file(held | {"lm_head.weight": embedding + 1}, folder / WEIGHTS, metadata={"format": "pt"})
+    assert "'lm_head.weight' is not 'transformer.wte.weight', to which its config.json ties it" in _refusal(
+        folder, folder
+    )
+
+
 def test_weights_of_another_family_under_our_config(folder):
     save_file({"model.embed_tokens.weight": torch.zeros(17, 12)}, folder / WEIGHTS)
     _refusal(folder, folder)

@@ -9,6 +9,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from est_analysis.errors import InputError
 from est_analysis.models.families import FAMILIES, build_model
+from est_analysis.models.parts import dropout
 from est_analysis.models.t5.config import T5Config
 from est_analysis.rng import stream
 from est_analysis.subnet.mask import LayerMask, StackShape, SubnetMask, UnitDropout
@@ -213,16 +214,13 @@ def test_a_mask_for_another_depth_is_refused(model):
 
 
 def _dropping(seed=0, keep=0.7):
-    dropout = UnitDropout(heads=keep, columns=keep, stream=(seed, "units"))
-    return SubnetMask(layers=(LayerMask(dropout=dropout),) * 4)
+    units = UnitDropout(heads=keep, columns=keep, stream=(seed, "units"))
+    return SubnetMask(layers=(LayerMask(dropout=units),) * 4)
 
 
 def test_dropout_of_units_is_drawn_from_its_stream_in_every_sublayer(model, monkeypatch):
-    seen = []
-    for part in ("relative", "cross_attention", "mlp"):
-        module = __import__(f"est_analysis.models.parts.{part}", fromlist=["drop_units"])
-        drop = module.drop_units
-        monkeypatch.setattr(module, "drop_units", lambda x, *args, drop=drop: seen.append(args) or drop(x, *args))
+    seen, keep = [], dropout.keep_some
+    monkeypatch.setattr(dropout, "keep_some", lambda x, *args, **part: seen.append(args) or keep(x, *args, **part))
     batch = INPUTS, SOME, DECODER_INPUTS
     dropped = model(*batch, _dropping())
     assert len(seen) == 4 * (2 + 3)

@@ -39,13 +39,13 @@ def runs(tmp_path_factory):
     corpus = root / "text.txt"
     corpus.write_text("\n".join(" ".join(draw.choices(words, k=12)) for _ in range(300)))
     place = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
-    command = [sys.executable, str(SCRIPT), str(root), str(corpus), *free_ports(3)]
+    command = [sys.executable, str(SCRIPT), str(root), str(corpus), *free_ports(1 + len(PARTS["METHODS"]))]
     ranks = [
         subprocess.Popen(command, env=environment(root / "cache", RANK=str(rank), LOCAL_RANK=str(rank), **place))
         for rank in range(2)
     ]
     try:
-        # The third run kills both, unless one sees the other gone before it gets there.
+        # The last run kills both, unless one sees the other gone before it gets there.
         assert -9 in [rank.wait(timeout=60) for rank in ranks]
     finally:
         for rank in ranks:
@@ -66,7 +66,7 @@ def one_process(runs, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("method", ["est", "raptr"])
+@pytest.mark.parametrize("method", PARTS["METHODS"])
 def test_two_processes_give_what_one_gives(harness, runs, one_process, method):
     two, one = runs[0] / method, one_process(method)
     assert [row[:4] for row in harness.rows(two)] == [row[:4] for row in harness.rows(one)]
@@ -76,7 +76,8 @@ def test_two_processes_give_what_one_gives(harness, runs, one_process, method):
         assert harness.losses(two, metric) == pytest.approx(harness.losses(one, metric), rel=1e-5)
     for metric in ("active_layers", "layer_flops", "total_flops", "learning_rate", "stage"):
         assert harness.losses(two, metric) == harness.losses(one, metric)
-    assert min(harness.losses(two, "active_layers").values()) < 6, "no layer was bypassed, so the test shows little"
+    bypassed = min(harness.losses(two, "active_layers").values()) < 6
+    assert bypassed == (method != "dropout"), "where no layer is bypassed, the test shows little of a sampling method"
     ours, theirs = (load_folder(folder / "checkpoints" / "step000012").state_dict() for folder in (two, one))
     for name in ours:
         # At the very most 12 steps of 1e-3; what is asked for is that nearly all weights agree to rounding.

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from est_analysis.errors import InputError
+from est_analysis.train.distributed import ranks_from_environment
 from est_analysis.train.loop import train
 
 
@@ -254,6 +255,33 @@ def test_too_little_memory_is_one_line(harness, tmp_path):
         InputError, match=r"^the memory of cpu is too small for a batch of 4 in 1 parts; use more --acc"
     ):
         train(job, harness.quiet)
+
+
+def test_too_little_memory_for_the_model_is_one_line_too(harness, tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("est_analysis.train.loop.build_optimizer", fail)
+    with pytest.raises(
+        InputError, match=r"^the memory of cpu is too small for the model and its optimizer; use a small"
+    ):
+        train(harness.job(tmp_path, at=3), harness.quiet)
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "message"),
+    [
+        ("cuda:1", 0, "--device cuda:1 is one card for 2 processes; use --device cuda, a card each"),
+        ("cuda", 1, "process 1 of this machine has no GPU, torch sees 1; use --nproc-per-node 1"),
+    ],
+)
+def test_every_process_needs_a_card_of_its_own(monkeypatch, device, local, message):
+    for name, value in {"WORLD_SIZE": 2, "RANK": local, "LOCAL_RANK": local}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError) as caught, ranks_from_environment(device):
+        pass
+    assert str(caught.value) == message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens where there is no CUDA device")

@@ -62,8 +62,7 @@ def test_full_training_equals_a_loop_written_by_hand(harness, tmp_path, clip):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
-# Dropout of single units goes by position in a micro-batch: its card says so.
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"dropout"}))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_micro_batches_change_nothing(harness, tmp_path, method):
     found = {}
     for parts in (1, 2, 4):
@@ -75,6 +74,22 @@ def test_micro_batches_change_nothing(harness, tmp_path, method):
         for ours, theirs in zip(found[parts][1], found[1][1], strict=True):
             # As above: float64 rounding, lifted by Adam's division, over 12 steps.
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8)
+
+
+def test_evaluation_takes_no_more_at_once_than_a_step(harness, tmp_path, monkeypatch):
+    rows, loss = [], GPT2.loss
+
+    def spy(self, tokens, labels, mask=None):
+        rows.append((torch.is_grad_enabled(), len(tokens)))
+        return loss(self, tokens, labels, mask)
+
+    monkeypatch.setattr(GPT2, "loss", spy)
+    losses = {}
+    for parts in (1, 4):
+        harness.train(tmp_path / str(parts), method="full", steps=2, accumulation=parts, double=True)
+        losses[parts] = harness.losses(tmp_path / str(parts), "validation_loss")
+    assert {size for graded, size in rows if not graded} == {4, 1}
+    assert losses[4] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_all_micro_batches_of_a_step_see_one_mask(harness, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What the distributed test runs in each of two processes: EST, RaPTr, and a run that is killed on the way."""
+"""What the distributed test runs in each of two processes: some methods, and a run that is killed on the way."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from est_analysis.experiments.runs.run import run
 from est_analysis.experiments.runs.spec import TrainSpec
 from est_analysis.train.settings import Execution, Settings
 
+METHODS = "est", "raptr", "dropout"
 EXECUTION = Execution(threads=1)
 SETTINGS = Settings(steps=12, lr=1e-3, log_every=1, eval_every=4, save_every=5)
 
@@ -36,7 +37,7 @@ def dying(step: int, batch):
 
 if __name__ == "__main__":
     folder, corpus, ports = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    for name, method, port in zip(("est", "raptr", "killed"), ("est", "raptr", "est"), ports, strict=True):
+    for name, method, port in zip((*METHODS, "killed"), (*METHODS, "est"), ports, strict=True):
         # A port each: a rank that is early must not meet the other one's server of the run before.
         os.environ["MASTER_PORT"] = port
         if name == "killed":

@@ -167,4 +167,5 @@ CONVERSION = Conversion(
     head_prefix="cls.",
     renamed=_renamed,
     ignored=_ignored,
+    tied={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
 )

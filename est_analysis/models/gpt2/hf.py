@@ -114,4 +114,5 @@ CONVERSION = Conversion(
     base_prefix="transformer.",
     head_prefix="lm_head.",
     ignored=lambda name, _: name.endswith(_IGNORED_SUFFIXES),
+    tied={"lm_head.weight": "transformer.wte.weight"},
 )

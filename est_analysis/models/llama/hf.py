@@ -144,4 +144,5 @@ CONVERSION = Conversion(
     base_prefix="model.",
     head_prefix="lm_head.",
     ignored=_ignored,
+    tied={"lm_head.weight": "model.embed_tokens.weight"},
 )

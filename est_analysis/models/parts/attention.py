@@ -47,8 +47,7 @@ class Attention(nn.Module):
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(3))  # (B, K, T, E) each
         heads = attend(query, key, value, is_causal=self.causal)
         joined = heads.transpose(1, 2).flatten(2)  # (B, T, K E)
-        if mask.dropout is not None:
-            joined = drop_units(joined, mask.dropout.heads, *mask.dropout.stream, "heads")
+        joined = drop_units(joined, mask.dropout, "heads")
         return scaled_projection(joined, out_weight.flatten(0, 1), self.out_bias, mask.head_scale)
 
 
@@ -94,8 +93,7 @@ class GroupedAttention(nn.Module):
         if gate is not None and self.heads_per_group > 1:
             heads = heads * gate
         joined = heads.flatten(2)  # (B, T, K E)
-        if mask.dropout is not None:
-            joined = drop_units(joined, mask.dropout.heads, *mask.dropout.stream, "heads")
+        joined = drop_units(joined, mask.dropout, "heads")
         return scaled_projection(joined, out_weight.flatten(0, 1), None, mask.head_scale)
 
     def _active_groups(self, mask: LayerMask) -> Tensor | None:

@@ -47,6 +47,5 @@ class CrossAttention(nn.Module):
         added = None if padding is None else padding.to(query.dtype)
         heads = attend(query, key, value, attn_mask=added, scale=1.0)
         joined = heads.transpose(1, 2).flatten(2)  # (B, U, K E)
-        if mask.dropout is not None:
-            joined = drop_units(joined, mask.dropout.heads, *mask.dropout.stream, "cross heads")
+        joined = drop_units(joined, mask.dropout, "cross heads")
         return scaled_projection(joined, out_weight.flatten(0, 1), None, mask.head_scale)

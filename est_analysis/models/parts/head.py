@@ -29,7 +29,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         empty = torch.empty_like if len(hidden) else torch.zeros_like
         grad_weight = empty(weight) if needs_grad else None
         grad_bias = torch.zeros_like(bias) if needs_grad and bias is not None else None
-        total = weight.new_zeros(())
+        total = weight.new_zeros((), dtype=torch.promote_types(weight.dtype, torch.float32))
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), chunk):
                 part, target = hidden[start : start + chunk], labels[start : start + chunk]
@@ -43,7 +43,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 picked = logits.gather(1, index).squeeze(1)
                 logits.exp_()
                 normaliser = logits.sum(1)
-                total += ((normaliser.log() - picked) * valid).sum()
+                total += ((normaliser.log() - picked) * valid).sum(dtype=total.dtype)
                 if needs_grad:
                     weights = valid.to(logits.dtype) / count
                     logits *= (weights / normaliser)[:, None]  # softmax / count
@@ -60,7 +60,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         grad_weight.copy_(grad.T @ part)
         if needs_grad:
             ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        return total / count
+        return (total / count).to(weight.dtype)
 
     @staticmethod
     @once_differentiable  # the logits are gone: a second derivative has to be refused, not wrong

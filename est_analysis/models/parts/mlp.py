@@ -35,8 +35,7 @@ class MLP(nn.Module):
         if mask.column_gate is not None:
             units = units * mask.column_gate.to(units.dtype)
         active = self.activation(units)
-        if mask.dropout is not None:
-            active = drop_units(active, mask.dropout.columns, *mask.dropout.stream, "columns")
+        active = drop_units(active, mask.dropout, "columns")
         return scaled_projection(active, down_weight, self.down_bias, mask.column_scale)
 
 
@@ -63,6 +62,5 @@ class GatedMLP(nn.Module):
         if mask.column_gate is not None:
             gate, up = (part * mask.column_gate.to(part.dtype) for part in (gate, up))
         active = self.activation(gate, up)
-        if mask.dropout is not None:
-            active = drop_units(active, mask.dropout.columns, *mask.dropout.stream, "columns")
+        active = drop_units(active, mask.dropout, "columns")
         return scaled_projection(active, down_weight, None, mask.column_scale)

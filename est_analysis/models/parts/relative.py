@@ -170,6 +170,5 @@ class RelativeAttention(nn.Module):
         if mask.head_gate is not None:
             qkv = qkv * mask.head_gate.to(qkv.dtype)[:, None, None]
         joined = biased_attention(qkv, select_rows(positions, mask.heads), padding).flatten(2)  # (B, T, K E)
-        if mask.dropout is not None:
-            joined = drop_units(joined, mask.dropout.heads, *mask.dropout.stream, "heads")
+        joined = drop_units(joined, mask.dropout, "heads")
         return scaled_projection(joined, out_weight.flatten(0, 1), None, mask.head_scale)
