@@ -17,7 +17,7 @@ from est_analysis.downstream import metrics
 from est_analysis.downstream.fine_tune import FineTuning, fine_tuned, outputs_of
 from est_analysis.downstream.score import Score, over_runs
 from est_analysis.downstream.subject import Subject
-from est_analysis.downstream.tables import Row, download_split, read_split
+from est_analysis.downstream.tables import Row, download_split, find_table, read_split
 from est_analysis.errors import InputError
 
 _HUB = "nyu-mll/glue"
@@ -121,14 +121,25 @@ def mean_glue(scores: Iterable[Score]) -> float:
 def encode_pair(subject: Subject, sentences: Sequence[str]) -> list[int]:
     """The tokens of one or two sentences, a line each; the longer one is cut until they fit.
 
-    A causal checkpoint has no separator of its own that it was trained on, and a line break is in any text.
+    A causal checkpoint has no separator of its own that it was trained on, and a line break is in any text. What ends a
+    text of a masked one, as [SEP] does for BERT, stands between two.
     """
     longest = min(subject.window, _LONGEST)
-    between = subject.ids("\n")
+    between = list(subject.after) or subject.ids("\n")
     parts = [subject.ids(text) or between for text in sentences]
     while sum(map(len, parts)) + (len(parts) - 1) * len(between) > longest:
         max(parts, key=len).pop()
-    return parts[0] if len(parts) == 1 else [*parts[0], *between, *parts[1]]
+    return subject.framed(parts[0] if len(parts) == 1 else [*parts[0], *between, *parts[1]])
+
+
+def require_tables(name: str, data: Path) -> None:
+    """Look for all tables of a task.
+
+    Raises:
+        InputError: one is missing.
+    """
+    for split in ("train", *GLUE[name].validation):
+        find_table(data / name, split)
 
 
 def _read(name: str, task: GlueTask, split: str, data: Path | None) -> list[Row]:

@@ -18,30 +18,51 @@ SUITES: dict[str, tuple[str, ...]] = {"gpt4all": GPT4ALL, "lambada": ("lambada_o
 _METRICS = (("acc_norm", "normalised accuracy"), ("acc", "accuracy"))
 
 
-def measure_suite(subject: Subject, suite: str, *, batch_size: int, few_shot: int | None = None) -> list[Score]:
-    """The scores of every task of `suite`.
-
-    Args:
-        subject: the checkpoint.
-        suite: a key of `SUITES`.
-        batch_size: requests at once.
-        few_shot: examples before each question; the task's own number (none) unless given. The paper says few-shot.
+def imported(suite: str) -> tuple[Any, Any]:
+    """The harness's `simple_evaluate` and `HFLM`.
 
     Raises:
-        InputError: the harness is not installed, or cannot load a task's data.
+        InputError: it is not installed.
     """
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise InputError(f"task {suite} needs the lm-evaluation-harness ({error}); {INSTALL}") from error
+    return simple_evaluate, HFLM
 
+
+def measure_suite(
+    subject: Subject, suite: str, *, batch_size: int, few_shot: int | None = None, context: int | None = None
+) -> list[Score]:
+    """The scores of every task of `suite`; Python's, numpy's and torch's global generators stay as they are.
+
+    Args:
+        subject: the checkpoint.
+        suite: a key of `SUITES`.
+        batch_size: requests at once.
+        few_shot: examples before each question; the task's own number (none) unless given. The paper says few-shot.
+        context: tokens that the checkpoint reads at once, of longer requests the last ones; the harness's choice unless
+            given.
+
+    Raises:
+        InputError: the harness is not installed, cannot load a task's data, or an answer is longer than the context.
+    """
+    simple_evaluate, model_class = imported(suite)
     tasks = list(SUITES[suite])
-    model = HFLM(
-        pretrained=subject.model, tokenizer=_with_end(subject), batch_size=batch_size, max_length=subject.window
-    )
+    model = model_class(
+        pretrained=subject.model, tokenizer=_with_end(subject), batch_size=batch_size,
+        add_bos_token=bool(subject.before),  # its default is the tokenizer's, also where training had none
+        **({} if context is None else {"max_length": context}),
+    )  # fmt: skip
+    unseeded = {f"{name}random_seed": None for name in ("", "numpy_", "torch_")}
     try:
-        found = simple_evaluate(model=model, tasks=tasks, num_fewshot=few_shot, log_samples=False)
+        found = simple_evaluate(model=model, tasks=tasks, num_fewshot=few_shot, log_samples=False, **unseeded)
+    except AssertionError as error:  # of the length of an answer
+        raise InputError(
+            f"task {suite}: the harness gave up ({reason(error)}), most likely at an answer longer than the {context} "
+            "tokens that the checkpoint reads at once; give one that was trained on longer sequences"
+        ) from error
     except Exception as error:  # each task downloads its data in its own way
         raise InputError(
             f"task {suite}: the harness failed ({reason(error)}); it needs the network for its data"
@@ -50,11 +71,10 @@ def measure_suite(subject: Subject, suite: str, *, batch_size: int, few_shot: in
 
 
 def _with_end(subject: Subject) -> Any:
-    """The tokenizer, with the token between documents as its end where it has none: requests open and are padded so."""
-    if subject.tokenizer.eos_token_id is not None:
-        return subject.tokenizer
+    """A copy of the tokenizer, to which the harness adds; the token between documents is its end where it has none."""
     found = copy.deepcopy(subject.tokenizer)
-    found.eos_token = found.convert_ids_to_tokens(separator_id(found))
+    if found.eos_token_id is None:  # requests open and are padded so
+        found.eos_token = found.convert_ids_to_tokens(separator_id(found))
     return found
 
 

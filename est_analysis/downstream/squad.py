@@ -1,7 +1,8 @@
 """SQuAD (Rajpurkar et al. 2016): a checkpoint fine-tuned to point at the answer in a paragraph.
 
 The question comes first, so that every token of the paragraph can see it in a causal model. EST gives no settings;
-windows that overlap by 128 tokens and answers of at most 30 are those of the common example scripts.
+windows that overlap by 128 tokens and answers of at most 30 are those of the common example scripts, and so is that a
+window without the answer is trained to point at the question's last token: an answer counts by how far it is above it.
 """
 
 import math
@@ -34,7 +35,7 @@ class Window:
 
     Attributes:
         tokens: of both.
-        first: position of the paragraph's first token.
+        first: position of the paragraph's first token; the one before stands for no answer.
         spans: characters (start, stop) of the paragraph's tokens.
         example: index of the question.
     """
@@ -59,7 +60,8 @@ def windows_of(subject: Subject, row: Row, example: int) -> list[Window]:
         InputError: the model's window is too short for the question.
     """
     longest = min(subject.window, _LONGEST)
-    question = subject.ids(f"{row['question']}\n")[-(longest // 2) :]
+    question = subject.ids(row["question"] if subject.after else f"{row['question']}\n")[-(longest // 2) :]
+    question = [*question, *subject.after]
     found = subject.tokenizer(row["context"], add_special_tokens=False, return_offsets_mapping=True)
     ids, spans = subject.known(found["input_ids"]), [tuple(span) for span in found["offset_mapping"]]
     room = longest - len(question)
@@ -67,8 +69,9 @@ def windows_of(subject: Subject, row: Row, example: int) -> list[Window]:
     windows = []
     for start in range(0, len(ids), step):
         part = slice(start, start + room)
-        tokens = [*question, *ids[part]]
-        windows.append(Window(tokens=tokens, first=len(question), spans=spans[part], example=example))
+        tokens = subject.framed([*question, *ids[part]])
+        first = len(subject.before) + len(question)
+        windows.append(Window(tokens=tokens, first=first, spans=spans[part], example=example))
         if start + room >= len(ids):
             break
     return windows
@@ -106,23 +109,32 @@ def _read(split: str, data: Path | None) -> list[Row]:
         return download_split(_HUB, None, split, _COLUMNS)
     rows = read_split(data / "squad", split, _COLUMNS)
     for row in rows:
-        answers = row["answers"]
-        lists = [answers.get(key) for key in ("text", "answer_start")] if isinstance(answers, dict) else [None]
-        if not all(isinstance(found, list) and found for found in lists) or len({*map(len, lists)}) > 1:
-            raise InputError(f"squad, {split}: answers must be {{'text': [...], 'answer_start': [...]}}, not {answers}")
+        if not _well_formed(row["answers"]):
+            form = "{'text': [...], 'answer_start': [...]}, texts and whole numbers"
+            raise InputError(f"squad, {split}: answers must be {form}, not {row['answers']}")
     return rows
 
 
+def _well_formed(answers: Any) -> bool:
+    if not isinstance(answers, dict):
+        return False
+    texts, starts = answers.get("text"), answers.get("answer_start")
+    if not (isinstance(texts, list) and isinstance(starts, list) and 0 < len(texts) == len(starts)):
+        return False
+    return all(isinstance(text, str) for text in texts) and all(isinstance(start, int) for start in starts)
+
+
 def _training(subject: Subject, rows: Sequence[Row]) -> tuple[list[list[int]], Tensor]:
-    """Windows that hold the whole answer, and its first and last position."""
-    examples, targets = [], []
+    """All windows; first and last position of the whole answer, twice that of no answer where it is not there."""
+    examples, targets, found = [], [], False
     for index, row in enumerate(rows):
         start, text = row["answers"]["answer_start"][0], row["answers"]["text"][0]
         for window in windows_of(subject, row, index):
-            if (place := window.positions(start, start + len(text))) is not None:
-                examples.append(window.tokens)
-                targets.append(place)
-    if not examples:
+            place = window.positions(start, start + len(text))
+            found |= place is not None
+            examples.append(window.tokens)
+            targets.append(place or (window.first - 1, window.first - 1))
+    if not found:
         raise InputError(f"no answer of the training data fits into a window of {subject.window} tokens")
     return examples, torch.tensor(targets)
 
@@ -132,11 +144,12 @@ def _span_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _answers(rows: Sequence[Row], windows: Sequence[Window], outputs: Any) -> list[str]:
-    """The text of the span with the highest sum of both scores, over all windows of a question."""
+    """The text of the span whose sum of both scores is the highest above that of no answer, over all windows."""
     best = [(-math.inf, "")] * len(rows)
     for window, scores in zip(windows, outputs, strict=True):
         inside = scores[window.first : window.first + len(window.spans)]
         score, start, stop = best_span(inside[:, 0], inside[:, 1])
+        score -= float(scores[window.first - 1].sum())
         if score > best[window.example][0]:
             text = rows[window.example]["context"][window.spans[start][0] : window.spans[stop][1]]
             best[window.example] = (score, text)

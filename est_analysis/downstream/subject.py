@@ -15,17 +15,20 @@ _TOKENS_AT_ONCE = 1024  # a small model computes fastest on about so many
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A causal language model and its tokenizer.
+    """A causal or masked language model and its tokenizer.
 
     Attributes:
         model: of `transformers`, in evaluation mode; it is left as it is.
         tokenizer: a fast one.
-        window: tokens it reads at once: what it was trained on, at most what it can take.
+        window: tokens of text it reads at once: what it was trained on, at most what it can take.
+        before, after: tokens that stand around a text in its training.
     """
 
     model: nn.Module
     tokenizer: Any
     window: int
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.tokenizer is None:
@@ -44,6 +47,10 @@ class Subject:
     def width(self) -> int:
         """Size of a hidden state."""
         return self.model.get_input_embeddings().weight.shape[1]
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """`ids` with what stands around a text."""
+        return [*self.before, *ids, *self.after]
 
     def ids(self, text: str) -> list[int]:
         """The tokens of `text`, without any that the tokenizer would add."""
@@ -71,7 +78,8 @@ class Subject:
     def hidden(self, windows: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         """Final hidden states (tokens x width, float32, on the CPU) of each window, all of them equally long."""
         for batch in self._batches(windows):
-            yield from self.model.base_model(batch).last_hidden_state.float().cpu()
+            states = self.model.base_model(batch).last_hidden_state
+            yield from states[:, len(self.before) : states.shape[1] - len(self.after)].float().cpu()
 
     @torch.no_grad()
     def greedy(self, windows: Sequence[Sequence[int]], last: int) -> Iterator[Tensor]:
@@ -85,4 +93,5 @@ class Subject:
         size = max(1, _TOKENS_AT_ONCE // self.window)
         size = size if self.device.type == "cpu" else 16 * size
         for start in range(0, len(windows), size):
-            yield torch.tensor(windows[start : start + size], device=self.device)
+            framed = [self.framed(window) for window in windows[start : start + size]]
+            yield torch.tensor(framed, device=self.device)

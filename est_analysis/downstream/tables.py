@@ -19,16 +19,29 @@ _READERS = {
 Row = dict[str, Any]
 
 
-def read_split(folder: Path, split: str, columns: Sequence[str]) -> list[Row]:
-    """The rows of `folder/SPLIT.csv`, `.tsv` (without quoting), `.jsonl` or `.json`; of the first two all is text.
+_OTHER = ("label", "answers")  # columns that are not text
+
+
+def find_table(folder: Path, split: str) -> Path:
+    """The table of `split` in `folder`.
 
     Raises:
-        InputError: there is no such file, it cannot be read, lacks one of the `columns` or has no row.
+        InputError: there is none.
     """
     paths = [folder / f"{split}{suffix}" for suffix in _READERS]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise InputError(f"no {split} data in '{folder}'; give it as {split}.csv, .tsv, .jsonl or .json")
+    return path
+
+
+def read_split(folder: Path, split: str, columns: Sequence[str]) -> list[Row]:
+    """The rows of `folder/SPLIT.csv`, `.tsv` (without quoting), `.jsonl` or `.json`; of the first two all is text.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, lacks one of the `columns`, a row, or the text of one.
+    """
+    path = find_table(folder, split)
     try:
         table = _READERS[path.suffix](path)
     except (ValueError, OSError) as error:  # all of pandas's parsers raise ValueErrors
@@ -37,7 +50,12 @@ def read_split(folder: Path, split: str, columns: Sequence[str]) -> list[Row]:
         raise InputError(f"'{path}' has no column '{missing[0]}'; it needs {', '.join(columns)}")
     if table.empty:
         raise InputError(f"'{path}' has no row; give some")
-    return table[list(columns)].to_dict("records")
+    rows = table[list(columns)].to_dict("records")
+    for number, row in enumerate(rows, start=1):
+        for name, value in row.items():
+            if name not in _OTHER and not isinstance(value, str):
+                raise InputError(f"'{path}', row {number}: {name} is {value!r}, no text; mend it or leave the row out")
+    return rows
 
 
 def download_split(name: str, config: str | None, split: str, columns: Sequence[str]) -> list[Row]:

@@ -5,22 +5,31 @@ import sys
 
 import pandas as pd
 import pytest
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from est_analysis.commands.evaluate import _GLUE, _LOCAL
+from est_analysis.commands.evaluate import _GLUE, _LOCAL, _SUITES
 from est_analysis.data.tokenizer import build_tokenizer
 from est_analysis.downstream.glue import GLUE
+from est_analysis.downstream.harness import SUITES
 from est_analysis.downstream.proxies import PROXIES
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Folders of two small models at random, `gpt2` and `bert`."""
+    """Folders of small models at random, `gpt2`, `bert` and `t5`."""
     root = tmp_path_factory.mktemp("saved")
     sizes = {"vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     models = {
         "gpt2": GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=32, n_embd=16, n_layer=1, n_head=2)),
         "bert": BertForMaskedLM(BertConfig(**sizes, intermediate_size=16, max_position_embeddings=32)),
+        "t5": T5ForConditionalGeneration(T5Config(vocab_size=256, d_model=16, d_ff=16, num_layers=1, num_heads=2)),
     }
     for name, model in models.items():
         model.save_pretrained(root / name)
@@ -36,6 +45,7 @@ def run(saved):
 def test_names_known_without_torch_are_those_that_exist():
     assert set(_LOCAL) == set(PROXIES)
     assert set(_GLUE) == set(GLUE)
+    assert set(_SUITES) == set(SUITES)
 
 
 def test_proxies_as_a_table_and_as_json(est, run):
@@ -49,6 +59,9 @@ def test_proxies_as_a_table_and_as_json(est, run):
     assert 0 <= score["value"] <= 1
     assert record["window"] == 32
     assert record["means"] == {}
+    assert len(record["settings"]["proxies_text"]) == 64
+    assert record["settings"]["environment"]["python"]
+    assert "last-word accuracy" in result.err
 
 
 def test_glue_from_a_folder(est, run, tmp_path):
@@ -60,6 +73,11 @@ def test_glue_from_a_folder(est, run, tmp_path):
     assert result.code == 0, result.err
     (score,) = json.loads(result.out)["scores"]
     assert (score["task"], score["over"], score["chance"]) == ("rte", "seeds", 0.5)
+    settings = json.loads(result.out)["settings"]
+    assert (settings["seeds"], settings["fine_tuning"]["epochs"], settings["data"]) == (2, 1, str(tmp_path))
+    missing = est("eval", run, "--tasks", "rte,mnli", "--data", tmp_path)
+    assert missing.error.startswith("no train data in '")
+    assert "rte accuracy" not in missing.err, "what is missing is missed before anything is measured"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +97,13 @@ def test_what_cannot_be_done_is_one_line(est, run, monkeypatch, arguments, messa
     assert message in est("eval", run, *arguments).error
 
 
-def test_a_model_that_is_not_causal_is_refused(est, saved):
+def test_a_masked_model_does_what_asks_for_no_next_token(est, saved):
     """Its causal class exists, and in it every token would see those that it is to predict."""
-    assert est("eval", saved / "bert").error.endswith("is a masked model; the tasks are for causal ones")
+    refused = est("eval", saved / "bert", "--tasks", "kinds,last-word").error
+    assert "is a masked model, and last-word asks for the next token, which it has been shown; use others" in refused
+    record = json.loads(est("eval", saved / "bert", "--tasks", "kinds", "--json").out)
+    assert [score["task"] for score in record["scores"]] == ["kinds"]
+
+
+def test_an_encoder_decoder_is_refused(est, saved):
+    assert est("eval", saved / "t5").error.endswith("is an encoder-decoder; the tasks are for causal and masked models")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -119,6 +120,13 @@ def test_a_table_of_another_kind_is_refused_in_one_line(subject, tmp_path, rows,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("text", [None, 12, float("nan")])
+def test_what_is_no_text_is_refused_with_its_row(subject, tmp_path, text):
+    write(tmp_path / "sst2", [{"sentence": "a", "label": 0}, {"sentence": text, "label": 1}], ".jsonl")
+    with pytest.raises(InputError, match=r"train.jsonl', row 2: sentence is .*, no text; mend it or leave the row out"):
+        measure_glue(subject, "sst2", data=tmp_path, how=HOW, seeds=(0,))
+
+
 @pytest.mark.parametrize("label", [None, float("nan")])
 def test_a_score_that_is_missing_is_refused(subject, tmp_path, label):
     rows = [{"sentence1": "a", "sentence2": "b", "label": one} for one in (1.0, label)]
@@ -130,6 +138,19 @@ def test_a_score_that_is_missing_is_refused(subject, tmp_path, label):
 def test_a_missing_table_names_its_folder(subject, tmp_path):
     with pytest.raises(InputError, match=r"no train data in .*rte.*give it as train\.csv"):
         measure_glue(subject, "rte", data=tmp_path, how=HOW, seeds=(0,))
+
+
+def test_what_stands_around_a_text_stands_around_pairs_too(subject):
+    framed = replace(subject, before=(1,), after=(2,))
+    assert encode_pair(framed, ["a", "b"]) == [1, *b"a", 2, *b"b", 2]
+    assert encode_pair(framed, ["a"]) == [1, *b"a", 2]
+    windows = windows_of(framed, ROW, 0)
+    for window in windows:
+        assert (window.tokens[0], window.tokens[-1]) == (1, 2)
+        assert bytes(window.tokens[1:5]) == b"who?"
+        assert window.tokens[window.first - 1] == 2
+        start, stop = window.spans[0][0], window.spans[-1][1]
+        assert bytes(window.tokens[window.first : -1]).decode() == ROW["context"][start:stop]
 
 
 ROW = {"question": "who?", "context": "In 1990 Ada met Bob. " * 5, "answers": {"text": ["Ada"], "answer_start": [50]}}
@@ -164,6 +185,24 @@ def test_the_answer_is_the_best_span_over_all_windows(subject):
     assert best_span(starts, stops)[0] == 1  # 41 tokens are too many
 
 
+def test_a_window_without_the_answer_is_trained_to_say_so(subject):
+    examples, targets = squad._training(subject, [ROW])
+    windows = windows_of(subject, ROW, 0)
+    assert examples == [window.tokens for window in windows]
+    said = [tuple(one) for one in targets.tolist()]
+    for window, place in zip(windows, said, strict=True):
+        assert place == (window.positions(50, 53) or (window.first - 1,) * 2)
+    assert len(set(said)) > 1
+    assert bytes([windows[0].tokens[windows[0].first - 1]]) == b"\n", "the end of the question stands for no answer"
+    # A window that is sure that it has none does not count, however high its scores are.
+    outputs = [torch.zeros(len(window.tokens), 2) for window in windows]
+    outputs[0] += 9
+    at = next(i for i, window in enumerate(windows) if i and window.positions(50, 53))
+    first, last = windows[at].positions(50, 53)
+    outputs[at][first, 0], outputs[at][last, 1] = 2.0, 2.0
+    assert squad._answers([ROW], windows, outputs) == ["Ada"]
+
+
 def test_squad_runs_from_a_folder_and_learns_where_the_answer_is(subject, tmp_path):
     answer = [{"text": ["xyz"[i % 3]], "answer_start": [i % 9 + 1]} for i in range(36)]
     texts = [f"{'-' * (i % 9)}<{'xyz'[i % 3]}>---" for i in range(36)]
@@ -173,7 +212,15 @@ def test_squad_runs_from_a_folder_and_learns_where_the_answer_is(subject, tmp_pa
     assert (exact.metric, overlap.metric, exact.items) == ("exact match", "f1", 36)
     assert exact.value > 0.8
     assert overlap.value >= exact.value
-    for bad in ("x", {"text": "x", "answer_start": [1]}, {"text": ["x"], "answer_start": 1}, {"text": ["x"]}):
+    for bad in (
+        "x",
+        {"text": "x", "answer_start": [1]},
+        {"text": ["x"], "answer_start": 1},
+        {"text": ["x"]},
+        {"text": ["x"], "answer_start": ["1"]},
+        {"text": [None], "answer_start": [1]},
+        {"text": [], "answer_start": []},
+    ):
         (tmp_path / "squad" / "train.jsonl").write_text(json.dumps({**rows[0], "answers": bad}))
         with pytest.raises(InputError, match="answers must be"):
             measure_squad(subject, data=tmp_path, how=HOW, seeds=(0,))
@@ -214,8 +261,11 @@ def test_the_harness_is_given_our_model_and_its_scores_are_read(subject, monkeyp
         return {"results": results, "n-samples": {task: {"original": 9, "effective": 8} for task in results}}
 
     made = fake_harness(monkeypatch, evaluate)
-    found = {score.task: score for score in harness.measure_suite(subject, "gpt4all", batch_size=4)}
+    found = {score.task: score for score in harness.measure_suite(subject, "gpt4all", batch_size=4, context=48)}
     assert made["pretrained"] is subject.model
+    assert (made["max_length"], made["add_bos_token"]) == (48, False)
+    assert made["tokenizer"] is not subject.tokenizer, "the harness adds a padding token to it"
+    assert {asked[f"{name}random_seed"] for name in ("", "numpy_", "torch_")} == {None}
     assert asked["tasks"] == list(harness.GPT4ALL)
     assert (found["hellaswag"].metric, found["hellaswag"].value) == ("normalised accuracy", 0.33)
     assert (found["boolq"].metric, found["boolq"].stderr, found["boolq"].items) == ("accuracy", None, 8)
@@ -229,6 +279,18 @@ def test_a_failure_of_the_harness_is_one_line(subject, monkeypatch):
     fake_harness(monkeypatch, evaluate)
     with pytest.raises(InputError, match=r"the harness failed \(no network\); it needs the network"):
         harness.measure_suite(subject, "lambada", batch_size=4)
+
+
+def test_an_answer_longer_than_the_context_is_not_taken_for_a_missing_network(subject, monkeypatch):
+    def evaluate(**options):
+        raise AssertionError
+
+    made = fake_harness(monkeypatch, evaluate)
+    with pytest.raises(
+        InputError, match=r"most likely at an answer longer than the 48 tokens that the checkpoint reads"
+    ):
+        harness.measure_suite(replace(subject, before=(1,)), "gpt4all", batch_size=4, context=48)
+    assert made["add_bos_token"] is True
 
 
 @pytest.mark.parametrize(

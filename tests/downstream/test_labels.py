@@ -10,6 +10,7 @@ import pytest
 from est_analysis.data.corpus import library_files
 from est_analysis.downstream import labels
 from est_analysis.downstream.labels import KINDS, kind_texts, kinds_of, last_words, packages, snippets
+from est_analysis.downstream.proxies import LONGEST, USUAL
 from est_analysis.errors import InputError
 
 SOURCE = 'def größe(x):  # a note\n    """Two\n    lines."""\n    return x.total + 12\n\nif größe:\n    print("if")\n'
@@ -88,13 +89,18 @@ def test_more_than_there_is_is_refused_with_the_number_there_is():
         snippets("train", 1_000_000, 100)
 
 
-@pytest.mark.parametrize("length", [128, 256])
-def test_a_small_package_has_enough_pieces_of_a_longer_window(length):
-    """What `est eval` asks for by default, at the windows of our presets."""
-    found = labels.snippets("train", 120, length)
-    assert {len(piece.text) for piece in found} == {length}
-    counts = [sum(piece.label == label for piece in found) for label in range(labels.NUM_PACKAGES)]
-    assert counts == [120] * labels.NUM_PACKAGES
+@pytest.mark.parametrize("tokens", [32, LONGEST])
+def test_the_installed_python_has_what_the_proxies_ask_for(tokens):
+    """Of every model: eight characters a token, windows of no more than `LONGEST` tokens."""
+    length = 8 * tokens
+    for split, pieces in (("train", USUAL.kind_train), ("validation", USUAL.kind_test)):
+        assert len(labels.kind_texts(split, pieces, length)) == pieces
+    for part, pieces in (("train", USUAL.library_train), ("validation", USUAL.library_test)):
+        found = labels.snippets(part, pieces, length)
+        assert {len(piece.text) for piece in found} == {length}
+        counts = [sum(piece.label == label for piece in found) for label in range(labels.NUM_PACKAGES)]
+        assert counts == [pieces] * labels.NUM_PACKAGES
+    assert len(last_words(USUAL.words, length)) == USUAL.words
 
 
 def test_texts_of_one_file_have_its_number_and_no_other_files():

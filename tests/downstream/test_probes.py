@@ -9,7 +9,7 @@ import torch
 from est_analysis.downstream import probes
 from est_analysis.downstream.labels import KINDS, KindText, Snippet
 from est_analysis.downstream.probes import encode_snippets, kinds, library
-from est_analysis.downstream.proxies import PROXIES, SMOKE, measure_proxies
+from est_analysis.downstream.proxies import LONGEST, PROXIES, SMOKE, measure_proxies
 from est_analysis.downstream.score import accuracy_score
 from est_analysis.errors import InputError
 
@@ -43,6 +43,21 @@ def test_a_state_is_paired_with_the_kind_of_its_own_token(subject):
         places = [place for place in range(24, 48) if every[0].kinds[place] == label]
         assert min(np.abs(whole[places] - state).max(axis=1)) < 1e-5
     assert set(windows) <= {0, 1, 2}
+
+
+def test_states_are_of_the_text_and_not_of_what_stands_around_it(subject):
+    framed, windows = replace(subject, before=(1, 2), after=(3,)), [list(b"abc"), list(b"xyz")]
+    whole = list(subject.hidden([framed.framed(window) for window in windows]))
+    for state, both in zip(framed.hidden(windows), whole, strict=True):
+        torch.testing.assert_close(state, both[2:-1])
+
+
+def test_long_windows_are_cut_to_what_the_installed_python_has_enough_of(subject, monkeypatch):
+    seen = []
+    monkeypatch.setitem(PROXIES, "kinds", lambda subject, sizes: seen.append(subject.window))
+    for window in (16, LONGEST, 1024):
+        measure_proxies(replace(subject, window=window), ["kinds"], SMOKE)
+    assert seen == [16, LONGEST, LONGEST]
 
 
 def test_packages_that_use_other_letters_are_told_apart(subject, monkeypatch):
