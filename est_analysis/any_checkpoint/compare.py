@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from est_analysis.any_checkpoint.trace import Prepared, TraceSettings, budget_of, default_file, measure, prepare
+from est_analysis.curvature.blocks import by_kind
 from est_analysis.curvature.checkpoint import Loaded
 from est_analysis.curvature.estimate import Comparison, TraceEstimate, compare
 from est_analysis.curvature.trace import LEAST
@@ -29,6 +30,18 @@ class Compared:
     comparisons: tuple[Comparison, ...]
     paired: bool
     reached: bool
+
+
+def compare_kinds(found: Compared) -> list[dict[str, Comparison]]:
+    """Of each checkpoint but the first, the trace of each kind of module beside the first one's."""
+    kinds = [
+        by_kind(one.objective, estimate.samples) for one, estimate in zip(found.prepared, found.estimates, strict=True)
+    ]
+    base, *others = kinds
+    return [
+        {kind: compare(samples, base[kind], paired=found.paired) for kind, samples in other.items() if kind in base}
+        for other in others
+    ]
 
 
 def prepare_alike(loaded: Sequence[Loaded], settings: TraceSettings) -> list[Prepared]:

@@ -10,7 +10,6 @@ import torch
 from est_analysis.any_checkpoint.text import OnDevice, TextSource, few_tokens, read_text, sequence_length
 from est_analysis.curvature.checkpoint import Loaded
 from est_analysis.curvature.loss import LanguageModelObjective
-from est_analysis.data.inputs import ModelInputs
 from est_analysis.errors import InputError
 from est_analysis.stability.layers import ResidualLayer, residual_layers
 from est_analysis.stability.measure import BatchStability, Stability, measure_stability
@@ -76,19 +75,17 @@ def prepare_stability(loaded: Loaded, settings: StabilitySettings) -> PreparedSt
     """
     objective = LanguageModelObjective(loaded.model, loaded.loss)
     some = next(iter(objective.parameters.values()))
-    tokens, text_hash, tokenizer = read_text(loaded, settings.text)
-    seq_len = sequence_length(loaded, settings.seq_len, len(tokens))
+    text = read_text(loaded, settings.text)
+    seq_len = sequence_length(loaded, settings.seq_len, len(text.tokens))
     # Eight batches at least where the text has as many sequences.
-    micro_batch = settings.micro_batch or max(1, min(_TOKENS, len(tokens) // 8) // seq_len)
-    inputs = ModelInputs(
-        tokens, loaded.loss, tokenizer, seq_len=seq_len, batch_size=micro_batch, seed=settings.seed
-    )  # fmt: skip
+    micro_batch = settings.micro_batch or max(1, min(_TOKENS, len(text.tokens) // 8) // seq_len)
+    inputs = text.inputs(seq_len=seq_len, batch_size=micro_batch, seed=settings.seed)
     batches = _First(OnDevice(inputs, some.device), settings.max_batches)
     identity = {
         "weights": loaded.weight_hash,
         "config": loaded.config_hash,
         "commit": loaded.located.commit,
-        "text": text_hash,
+        **text.identity,
         "loss": loaded.loss,
         "seq_len": seq_len,
         "micro_batch": micro_batch,

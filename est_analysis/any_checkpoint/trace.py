@@ -111,14 +111,12 @@ def prepare(loaded: Loaded, settings: TraceSettings) -> Prepared:
         InputError: text, tokenizer or sizes do not fit the model or the memory.
     """
     objective = LanguageModelObjective(loaded.model, loaded.loss)
-    tokens, text_hash, tokenizer = read_text(loaded, settings.text)
-    seq_len = sequence_length(loaded, settings.seq_len, len(tokens))
+    text = read_text(loaded, settings.text)
+    seq_len = sequence_length(loaded, settings.seq_len, len(text.tokens))
     sizes = {"seq_len": seq_len, "micro_batch": settings.micro_batch, "probes": settings.probes}
 
     def inputs_of(micro_batch: int) -> ModelInputs:
-        return ModelInputs(
-            tokens, loaded.loss, tokenizer, seq_len=seq_len, batch_size=micro_batch, seed=settings.seed
-        )  # fmt: skip
+        return text.inputs(seq_len=seq_len, batch_size=micro_batch, seed=settings.seed)
 
     wanted = "hvp" if settings.blocks and settings.engine == "auto" else settings.engine
     engine, fallback = _engine(wanted, objective, inputs_of(1)[0])
@@ -135,7 +133,7 @@ def prepare(loaded: Loaded, settings: TraceSettings) -> Prepared:
         "weights": loaded.weight_hash,
         "config": loaded.config_hash,
         "commit": loaded.located.commit,
-        "text": text_hash,
+        **text.identity,
         "loss": loaded.loss,
         "engine": engine.name,
         "seq_len": seq_len,

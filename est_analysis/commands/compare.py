@@ -29,7 +29,7 @@ def compare(
     micro_batch: options.MicroBatch = 0,
     probes: options.NumProbes = 0,
     engine: options.Engine = "auto",
-    by_layer: Annotated[bool, typer.Option("--by-layer", help="Also compare module kinds (hvp).")] = False,
+    by_layer: Annotated[bool, typer.Option("--by-layer", help="Also compare each kind of module (hvp).")] = False,
     dtype: options.Dtype = "float32",
     device: Device = "cpu",
     threads: Threads = 0,
@@ -69,22 +69,31 @@ def _record(found: Any, settings: Any) -> dict[str, Any]:
         traces.append(identity | {"interval": list(estimate.interval()), **estimate_record(estimate)})
         if settings.blocks:
             traces[-1]["kinds"] = _kinds(one, estimate)
-    columns = {
-        "difference": [c.difference for c in found.comparisons],
-        "difference_stderr": [c.difference_stderr for c in found.comparisons],
-        "ratio": [c.ratio for c in found.comparisons],
-        "ratio_ci": [[finite(end) for end in c.ratio_ci] for c in found.comparisons],
-        "correlation": [finite(c.correlation) for c in found.comparisons],
-    }
-    single = len(found.comparisons) == 1
+    columns = [_columns(one) for one in found.comparisons]
+    if settings.blocks:
+        from est_analysis.any_checkpoint.compare import compare_kinds
+
+        for column, kinds in zip(columns, compare_kinds(found), strict=True):
+            column["kinds"] = {kind: _columns(one) for kind, one in kinds.items()}
+    single = len(columns) == 1
     return {
         "traces": traces,
-        **{name: values[0] if single else values for name, values in columns.items()},
+        **(columns[0] if single else {name: [column[name] for column in columns] for name in columns[0]}),
         "paired": found.paired,
         "reached": found.reached,
         "rel_se": settings.rel_se,
         "engine": found.estimates[0].engine,
         "fallback": next((one.fallback for one in found.prepared if one.fallback), ""),
+    }
+
+
+def _columns(one: Any) -> dict[str, Any]:
+    return {
+        "difference": one.difference,
+        "difference_stderr": one.difference_stderr,
+        "ratio": one.ratio,
+        "ratio_ci": [finite(end) for end in one.ratio_ci],
+        "correlation": finite(one.correlation),
     }
 
 
@@ -95,28 +104,20 @@ def _kinds(prepared: Any, estimate: Any) -> dict[str, float]:
 
 
 def _print(record: dict[str, Any]) -> None:
-    console = Console()
+    console, traces = Console(), record["traces"]
     table = Table()
     for heading in ("", "trace", "stderr", "loss", "to A", "95 % interval", "difference to A"):
         table.add_column(heading, justify="right")
-    lists = {name: record[name] for name in ("difference", "difference_stderr", "ratio", "ratio_ci")}
-    if len(record["traces"]) == 2:
-        lists = {name: [value] for name, value in lists.items()}
-    for number, one in enumerate(record["traces"]):
+    for number, one in enumerate(traces):
         console.print(f"{_letter(number)}  {one['checkpoint']}", highlight=False, soft_wrap=True)
+        beside = _beside(record, number)
         cells = [_letter(number), f"{one['trace']:.5g}", f"{one['stderr']:.3g}", f"{one['loss']:.4f}"]
-        if number:
-            low, high = (
-                ("-∞", "∞")[i] if end is None else f"{end:.4g}" for i, end in enumerate(lists["ratio_ci"][number - 1])
-            )
-            cells += [f"{lists['ratio'][number - 1]:.4g}x", f"{low} to {high}"]
-            cells += [f"{lists['difference'][number - 1]:+.4g} ± {lists['difference_stderr'][number - 1]:.2g}"]
-        table.add_row(*cells)
+        table.add_row(*cells, *(_ratio_cells(beside) if beside else ()))
     console.print(table)
-    if "kinds" in record["traces"][0]:
-        console.print(_kind_table(record["traces"]))
+    if "kinds" in traces[0]:
+        console.print(_kind_table(record))
     how = "same batches and probes" if record["paired"] else "different tokens, so not paired"
-    console.print(f"{record['traces'][0]['pairs']} pairs each, engine {record['engine']}, {how}.", highlight=False)
+    console.print(f"{traces[0]['pairs']} pairs each, engine {record['engine']}, {how}.", highlight=False)
     if not record["reached"]:
         asked = f"{100 * record['rel_se']:g} %"
         print(
@@ -129,11 +130,31 @@ def _letter(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else str(number)
 
 
-def _kind_table(traces: list[dict[str, Any]]) -> Table:
+def _beside(record: dict[str, Any], number: int) -> dict[str, Any]:
+    """What a record says of checkpoint `number` beside the first; nothing of the first itself."""
+    names = ("ratio", "ratio_ci", "difference", "difference_stderr", "kinds")
+    if number == 0:
+        return {}
+    found = {name: record[name] for name in names if name in record}
+    return found if len(record["traces"]) == 2 else {name: values[number - 1] for name, values in found.items()}
+
+
+def _ratio_cells(beside: dict[str, Any]) -> list[str]:
+    low, high = (("-∞", "∞")[i] if end is None else f"{end:.4g}" for i, end in enumerate(beside["ratio_ci"]))
+    error = f"{beside['difference']:+.4g} ± {beside['difference_stderr']:.2g}"
+    return [f"{beside['ratio']:.4g}x", f"{low} to {high}", error]
+
+
+def _kind_table(record: dict[str, Any]) -> Table:
+    """A row a kind and checkpoint, each beside the first one's."""
     table = Table(title="by kind of module", title_justify="left")
-    table.add_column("kind")
-    for number in range(len(traces)):
-        table.add_column(_letter(number), justify="right")
+    for heading in ("kind", "", "trace", "to A", "95 % interval", "difference to A"):
+        table.add_column(heading, justify="right")
+    traces = record["traces"]
     for kind in dict.fromkeys(kind for one in traces for kind in one["kinds"]):
-        table.add_row(kind, *(f"{one['kinds'][kind]:.4g}" if kind in one["kinds"] else "" for one in traces))
+        for number, one in enumerate(traces):
+            if kind in one["kinds"]:
+                beside = _beside(record, number).get("kinds", {}).get(kind)
+                cells = _ratio_cells(beside) if beside else ()
+                table.add_row(kind, _letter(number), f"{one['kinds'][kind]:.4g}", *cells)
     return table

@@ -204,6 +204,9 @@ def print_row(record: dict[str, Any], *, header: bool) -> None:
     """One revision of a series."""
     if header:
         print(f"{'revision':>16} {'trace':>12} {'stderr':>10} {'loss':>9} {'pairs':>7} {'seconds':>8}", flush=True)
+    if "error" in record:
+        print(f"{record['revision']:>16} not loaded: {record['error']}", flush=True)
+        return
     if "duplicate_of" in record:
         print(f"{record['revision']:>16} refused: the same weights as {record['duplicate_of']}", flush=True)
         return

@@ -11,35 +11,59 @@ from est_analysis.commands.checkpoint_options import open_checkpoint
 from est_analysis.commands.trace_output import Live, print_row, record_of
 from est_analysis.errors import InputError
 
+_STRIKES = 3  # revisions that cannot be loaded, with none before that could, end a series
+
 
 def trace_series(name: str, pattern: str, settings: Any, how: dict[str, Any], *, as_json: bool) -> None:
     """Measure every revision of `name` that matches, print each as it comes, and refuse weights seen before.
 
-    What is done is kept: the same command again fetches no hub revision a second time. Downloads are evicted after use.
-    """
-    from est_analysis.curvature.locate import evict, locate_revisions
+    What is done is kept: the same command again fetches no hub revision a second time, unless it points elsewhere now.
+    Downloads are evicted after use. One that cannot be loaded is named, and the others are measured.
 
-    kept = _Kept(name, settings, how)
+    Raises:
+        InputError: whatever is wrong with all of them; at the end, that some could not be loaded.
+    """
+    from est_analysis.curvature.locate import locate_revisions, revision_commits
+
+    references = locate_revisions(name, pattern)
+    kept, commits = _Kept(name, settings, how), revision_commits(name)
     seen: dict[str, str] = {}
-    records = []
-    for reference in locate_revisions(name, pattern):
-        record = kept.records.get(reference)
-        if record is None:
-            loaded = open_checkpoint(name, reference, how)
-            record = {"revision": reference, "step": loaded.located.step, "weight_hash": loaded.weight_hash}
-            # Published series often serve late weights under an early name: such a point would be wrong in silence.
-            if loaded.weight_hash in seen:
-                record["duplicate_of"] = seen[loaded.weight_hash]
-            else:
-                record |= _trace(f"{name} {reference}", loaded, settings)
+    records: list[dict[str, Any]] = []
+    for reference in references:
+        target = commits.get(reference)
+        record = kept.of(reference, target) or _measured(name, reference, settings, how)
+        if "error" not in record:
+            record = record | {"target_commit": target}
             kept.add(record)
-            evict(loaded.located)
-        seen.setdefault(record["weight_hash"], reference)
+            # Published series often serve late weights under an early name: such a point would be wrong in silence.
+            twin = seen.setdefault(record["weight_hash"], reference)
+            if twin != reference:
+                record = {key: record[key] for key in ("revision", "step", "weight_hash")} | {"duplicate_of": twin}
         records.append(record)
+        wrong = [record["error"] for record in records if "error" in record]
+        if len(wrong) == len(records) == min(_STRIKES, len(references)):
+            raise InputError(wrong[0])
         if not as_json:
             print_row(record, header=len(records) == 1)
     if as_json:
         print(json.dumps({"checkpoint": name, "revisions": records}, indent=1))
+    if wrong:
+        raise InputError(f"{len(wrong)} of {len(records)} revisions could not be loaded; the first: {wrong[0]}")
+
+
+def _measured(name: str, reference: str, settings: Any, how: dict[str, Any]) -> dict[str, Any]:
+    """The record of one revision, or why it cannot be loaded."""
+    from est_analysis.curvature.locate import evict
+
+    try:
+        loaded = open_checkpoint(name, reference, how)
+    except InputError as error:
+        return {"revision": reference, "error": str(error)}
+    record = {"revision": reference, "step": loaded.located.step, "weight_hash": loaded.weight_hash}
+    # Of weights that have been measured before, under another name, all measurements are kept.
+    record |= _trace(f"{name} {reference}", loaded, settings)
+    evict(loaded.located)
+    return record
 
 
 def _trace(label: str, loaded: Any, settings: Any) -> dict[str, Any]:
@@ -68,9 +92,17 @@ class _Kept:
         self._path = None if Path(name).exists() else folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.series"
         self.records = {} if self._path is None else _read_records(self._path)
 
+    def of(self, reference: str, target: str | None) -> dict[str, Any] | None:
+        """What is kept of a revision, if it is of the commit that the revision points at."""
+        record = self.records.get(reference)
+        return record if record and record.get("target_commit") == target else None
+
     def add(self, record: dict[str, Any]) -> None:
+        """Keep one more record, unless it is kept."""
         from est_analysis.experiments.runs.store import write_atomically
 
+        if self.records.get(record["revision"]) == record:
+            return
         self.records[record["revision"]] = record
         if self._path is not None:  # its folder is there: the first measurement has been kept in it
             write_atomically(self._path, "".join(json.dumps(one) + "\n" for one in self.records.values()))

@@ -100,6 +100,23 @@ def by_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     return torch.tensor(np.array(rows)), torch.tensor([same[0].weight for same in found.values()]).double()
 
 
+def by_kind(
+    objective: Objective, samples: Sequence[Sample], *, kind_of: Callable[[str], str] = group_of
+) -> dict[str, list[Sample]]:
+    """The measurements of each kind of module alone: what `estimate.compare` takes.
+
+    Args:
+        objective: as in `breakdown`.
+        samples: with their blocks.
+        kind_of: as in `breakdown`.
+    """
+    groups = _grouped((kind_of(name),) for name in objective.parameters)
+    return {
+        kind: [replace(one, values=(sum(one.blocks[place] for place in members),)) for one in samples]
+        for (kind,), members in groups.items()
+    }
+
+
 def breakdown(
     objective: Objective, blocks: Tensor, weights: Tensor | None = None, *, kind_of: Callable[[str], str] = group_of
 ) -> list[BlockTrace]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from est_analysis.curvature.weights import SAFE
 from est_analysis.errors import InputError, expanded, reason
@@ -89,6 +90,16 @@ def locate_revisions(name: str | Path, pattern: str) -> list[str]:
     if not found:
         raise InputError(f"no revision of '{typed}' matches '{pattern}'; it has: {_listed(known)}")
     return found
+
+
+def revision_commits(name: str | Path) -> dict[str, str]:
+    """What each branch and tag of a hub model points at now; nothing for a folder.
+
+    Raises:
+        InputError: the hub does not say.
+    """
+    path = expanded(name)
+    return {} if path.exists() else {reference.name: reference.target_commit for reference in _references(str(name))}
 
 
 def evict(located: Located) -> None:
@@ -211,13 +222,17 @@ def _snapshot(name: str, revision: str | None, weights: str, offline: Exception 
 
 def _hub_references(name: str) -> list[str]:
     """Branches and tags, in order of step."""
+    return sorted({reference.name for reference in _references(name)}, key=_by_step)
+
+
+def _references(name: str) -> list[Any]:
     from huggingface_hub import HfApi
 
     try:
         references = HfApi().list_repo_refs(name)
     except Exception as error:
         raise _hub_failure(name, None, error) from error
-    return sorted({reference.name for reference in (*references.branches, *references.tags)}, key=_by_step)
+    return [*references.branches, *references.tags]
 
 
 def _hub_failure(name: str, revision: str | None, error: Exception) -> InputError:

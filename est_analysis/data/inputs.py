@@ -10,6 +10,7 @@ from torch import Tensor
 from est_analysis import rng
 from est_analysis.data.batches import Batches
 from est_analysis.data.denoise import masked_batch, span_corruption_batch
+from est_analysis.data.objective import Objective
 from est_analysis.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class ModelInputs(Sequence):
 
     Batch i is a pure function of (text, sizes, seed, i): another process or another model with the same tokenizer gets
     the same one. Causal models get `input_ids` and `targets`, the next token of each; others denoise and get `labels`.
+    Sequences begin and end as the models' own do in training.
     """
 
     def __init__(
@@ -34,6 +36,8 @@ class ModelInputs(Sequence):
         seq_len: int,
         batch_size: int,
         seed: int,
+        begin: Sequence[int] = (),
+        objective: Objective | None = None,
     ):
         """Windows of `tokens`.
 
@@ -44,11 +48,18 @@ class ModelInputs(Sequence):
             seq_len: tokens a window, special tokens included.
             batch_size: windows a batch.
             seed: of the order of windows, and of what is masked.
+            begin: what each sequence of a causal model begins with.
+            objective: what a denoising model was trained on, in place of what its kind usually is.
 
         Raises:
             InputError: the text is too short, even for one batch, or the tokenizer lacks a special token.
         """
-        make, text_len = _maker(kind, tokenizer, seq_len)
+        if objective is not None:
+            make, text_len = _trained(objective, kind), seq_len
+        elif kind == "causal":
+            make, text_len = _causal(begin), seq_len + 1 - max(1, len(begin))
+        else:
+            make, text_len = _maker(kind, tokenizer, seq_len)
         self._windows = Batches(tokens, seq_len=text_len, batch_size=batch_size, seed=seed)
         self._make, self._seed = make, seed
         if batch_size > self.num_windows:
@@ -71,28 +82,47 @@ class ModelInputs(Sequence):
         return self._make(*self._windows.batch(index), rng.stream(self._seed, "inputs", index))
 
 
+def _causal(begin: Sequence[int]) -> Callable[..., Inputs]:
+    def make(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Inputs:
+        if begin:
+            tokens = torch.cat([tokens.new_tensor(begin).expand(len(tokens), -1), tokens], 1)
+            tokens, targets = tokens[:, :-1], tokens[:, 1:]
+        return {"input_ids": tokens, "targets": targets}
+
+    return make
+
+
+def _trained(objective: Objective, kind: str) -> Callable[..., Inputs]:
+    """As in training."""
+    seq2seq = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
+    names = ("input_ids", "labels") if kind == "masked" else seq2seq
+
+    def make(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Inputs:
+        batch = objective.batch(tokens, targets, generator=generator)
+        return {name: values.long() for name, values in zip(names, batch, strict=True)}
+
+    return make
+
+
 def _maker(kind: str, tokenizer: "PreTrainedTokenizerBase", seq_len: int) -> tuple[Callable[..., Inputs], int]:
-    """What makes a batch from (tokens, next tokens, generator), and how long its windows of text are."""
-    if kind == "causal":
-        return (lambda tokens, targets, generator: {"input_ids": tokens, "targets": targets}), seq_len
+    """What makes a denoiser's batch from (tokens, next tokens, generator), and how long its windows of text are."""
     if kind == "masked":
         return _masked(tokenizer, seq_len)
-    return _seq2seq(tokenizer), seq_len
+    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(100)]
+    if sentinels[0] in (None, tokenizer.unk_token_id):
+        return _infilling(tokenizer, seq_len)
+    return _spans(tokenizer, sentinels), seq_len
 
 
 def _masked(tokenizer: "PreTrainedTokenizerBase", seq_len: int) -> tuple[Callable[..., Inputs], int]:
     if tokenizer.mask_token_id is None:
         raise InputError("the tokenizer has no mask token, so nothing can be masked; give one with --tokenizer")
-    frame = [i for i in (tokenizer.cls_token_id, tokenizer.sep_token_id) if i is not None]
-    frame = frame if len(frame) == 2 and seq_len > 2 else []
+    frame = _frame(tokenizer.cls_token_id, tokenizer.sep_token_id, seq_len)
     special = set(tokenizer.all_special_ids)
 
     def make(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Inputs:
-        if frame:  # a sequence as in training: [CLS] text [SEP]
-            first, last = (torch.full((len(tokens), 1), i) for i in frame)
-            tokens = torch.cat([first, tokens, last], 1)
         return masked_batch(
-            tokens,
+            _framed(tokens, frame),
             mask_id=tokenizer.mask_token_id,
             vocab_size=len(tokenizer),
             special_ids=special,
@@ -102,10 +132,19 @@ def _masked(tokenizer: "PreTrainedTokenizerBase", seq_len: int) -> tuple[Callabl
     return make, seq_len - len(frame)
 
 
-def _seq2seq(tokenizer: "PreTrainedTokenizerBase") -> Callable[..., Inputs]:
-    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(100)]
-    if sentinels[0] in (None, tokenizer.unk_token_id):
-        return _infilling(tokenizer)
+def _frame(first: int | None, last: int | None, seq_len: int) -> tuple[int, ...]:
+    """What stands around a text in training, [CLS] and [SEP]; nothing where one of them is missing or has no room."""
+    return (first, last) if first is not None and last is not None and seq_len > 2 else ()
+
+
+def _framed(tokens: Tensor, frame: tuple[int, ...]) -> Tensor:
+    if not frame:
+        return tokens
+    first, last = (tokens.new_full((len(tokens), 1), i) for i in frame)
+    return torch.cat([first, tokens, last], 1)
+
+
+def _spans(tokenizer: "PreTrainedTokenizerBase", sentinels: Sequence[int | None]) -> Callable[..., Inputs]:
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has sentinels but no end-of-sequence token; give one with --tokenizer")
     pad = tokenizer.pad_token_id or 0
@@ -123,16 +162,18 @@ def _seq2seq(tokenizer: "PreTrainedTokenizerBase") -> Callable[..., Inputs]:
     return make
 
 
-def _infilling(tokenizer: "PreTrainedTokenizerBase") -> Callable[..., Inputs]:
+def _infilling(tokenizer: "PreTrainedTokenizerBase", seq_len: int) -> tuple[Callable[..., Inputs], int]:
     """Without sentinels, token masking, one of BART's noises (Lewis et al. 2019, section 2.2): all text is restored."""
     if tokenizer.mask_token_id is None:
         raise InputError(
             "the tokenizer has neither sentinel tokens (<extra_id_0>) nor a mask token, so an encoder-decoder has "
             "nothing to restore; give one with --tokenizer"
         )
+    frame = _frame(tokenizer.bos_token_id, tokenizer.eos_token_id, seq_len)
 
     def make(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Inputs:
         chosen = torch.rand(tokens.shape, generator=generator) < 0.15
-        return {"input_ids": tokens.masked_fill(chosen, tokenizer.mask_token_id), "labels": tokens}
+        masked = tokens.masked_fill(chosen, tokenizer.mask_token_id)
+        return {"input_ids": _framed(masked, frame), "labels": _framed(tokens, frame)}
 
-    return make
+    return make, seq_len - len(frame)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from est_analysis.any_checkpoint.compare import compare_checkpoints, prepare_alike
 from est_analysis.any_checkpoint.text import TextSource
@@ -140,6 +140,44 @@ def test_a_run_of_ours_is_measured_as_it_was_trained(loaded, settings):
     estimate = found(prepared, settings)
     assert (estimate.pairs, estimate.batches, estimate.targets) == (8, 4, 128)
     assert estimate.stderr > 0
+
+
+@pytest.mark.parametrize(("family", "objective"), [("bert", "masked"), ("t5", "span_corruption"), ("t5", "ul2")])
+def test_a_denoising_run_of_ours_is_measured_on_what_it_was_trained_on(
+    spec, quiet, settings, tmp_path, family, objective
+):
+    result = run(replace(spec, family=family, objective=objective, method="full"), quiet, root=tmp_path)
+    checkpoint = load(locate(result.folder))
+    prepared = prepare(checkpoint, settings)
+    assert prepared.identity["objective"] == objective
+    batch, vocabulary = prepared.inputs[0], checkpoint.tokenizer.get_vocab()
+    modes = {vocabulary[name] for name in ("[R]", "[S]", "[X]") if name in vocabulary}
+    assert (int(batch["input_ids"][0, 0]) in modes) == (objective == "ul2")
+    assert found(prepared, settings).targets > 0
+    assert (
+        "objective"
+        not in prepare(
+            checkpoint, replace(settings, text=replace(settings.text, tokenizer=str(checkpoint.located.folder)))
+        ).identity
+    ), "a tokenizer of the user's own may lack what the objective needs"
+
+
+def test_sequences_begin_as_the_tokenizer_begins_a_text(folder, loaded, settings):
+    """Some models are lost without the token that all of their training began with."""
+    path = folder("causal")
+    settings = replace(settings, seq_len=8)
+    plain = prepare(load(locate(path)), settings)
+    backend = Tokenizer.from_file(str(path / "tokenizer.json"))
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A </s>", special_tokens=[("[CLS]", 2), ("</s>", 5)]
+    )
+    backend.save(str(path / "tokenizer.json"))
+    begun = prepare(load(locate(path)), settings)
+    assert "begin" not in plain.identity
+    assert begun.identity == plain.identity | {"begin": [2]}
+    assert begun.inputs[0]["input_ids"][:, 0].tolist() == [2]
+    assert torch.equal(begun.inputs[0]["targets"][:, :-1], begun.inputs[0]["input_ids"][:, 1:])
+    assert "begin" not in prepare(loaded, settings).identity, "a run of ours was trained on windows of a stream"
 
 
 @pytest.mark.parametrize(("kind", "seq_len"), [("causal", 24), ("masked", 24), ("seq2seq", 512)])

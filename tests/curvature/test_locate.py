@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import errors as hub_errors
 
 from est_analysis.curvature.checkpoint import load
-from est_analysis.curvature.locate import _step, evict, locate, locate_revisions
+from est_analysis.curvature.locate import _step, evict, locate, locate_revisions, revision_commits
 from est_analysis.curvature.weights import weight_hash
 from est_analysis.errors import InputError
 
@@ -132,8 +132,8 @@ class _Hub:
         if self.failure and not isinstance(self.failure, hub_errors.RevisionNotFoundError):
             raise self.failure
         return SimpleNamespace(
-            branches=[SimpleNamespace(name=name) for name in self.branches],
-            tags=[SimpleNamespace(name=name) for name in self.tags],
+            branches=[SimpleNamespace(name=name, target_commit=commit) for name, commit in self.branches.items()],
+            tags=[SimpleNamespace(name=name, target_commit=commit) for name, commit in self.tags.items()],
         )
 
     def snapshot_download(self, name, revision=None, local_files_only=False, allow_patterns=None, ignore_patterns=None):
@@ -232,6 +232,12 @@ def test_hub_revisions(hub):
         InputError, match=r"it has: step0, step1, step2, step3, \.\.\., step148, step149, step1000, main$"
     ):
         locate_revisions("owner/model", "epoch*")
+
+
+def test_what_revisions_point_at(hub, run):
+    assert revision_commits("owner/model") == {"main": FIRST, "step1000": SECOND, "step20": FIRST, "step3": SECOND}
+    assert not hub.downloads
+    assert revision_commits(run) == {}
 
 
 def test_existing_path_wins_over_the_hub(hub, save, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from est_analysis.data.corpus import open_corpus
 from est_analysis.data.inputs import ModelInputs
+from est_analysis.data.objective import Objective
 from est_analysis.data.tokenizer import build_tokenizer
 from est_analysis.errors import InputError
 
@@ -110,6 +111,45 @@ def test_a_causal_target_is_the_next_token(make):
         assert torch.equal(batch["input_ids"][:, 1:], batch["targets"][:, :-1])
 
 
+def test_a_causal_sequence_begins_as_the_models_own_do(text):
+    for batch in ModelInputs(text, "causal", TOKENIZERS["causal"], seq_len=20, batch_size=2, seed=0, begin=(1,)):
+        assert batch["input_ids"].shape == batch["targets"].shape == (2, 20)
+        assert batch["input_ids"][:, 0].eq(1).all()
+        assert torch.equal(batch["input_ids"][:, 1:], batch["targets"][:, :-1])
+        assert batch["targets"].min() >= FIRST, "all of the text is predicted, and nothing else"
+
+
+def test_text_in_the_form_of_bart_is_framed(text):
+    special = tokenizer(BART)
+    first, last = special.bos_token_id, special.eos_token_id
+    for batch in ModelInputs(text, "seq2seq", special, seq_len=20, batch_size=2, seed=0):
+        for rows in (batch["input_ids"], batch["labels"]):
+            assert rows.shape == (2, 20)
+            assert rows[:, 0].eq(first).all()
+            assert rows[:, -1].eq(last).all()
+        hidden = batch["input_ids"] != batch["labels"]
+        assert batch["input_ids"][hidden].eq(special.mask_token_id).all()
+
+
+@pytest.mark.parametrize("kind", ["masked", "seq2seq"])
+def test_a_run_of_ours_is_given_what_it_was_trained_on(text, kind):
+    class Trained(Objective):
+        name = "trained"
+
+        of = lengths = None
+
+        def batch(self, tokens, following, *, generator):
+            parts = (tokens, tokens > 9, following, tokens)
+            return parts if kind == "seq2seq" else parts[::3]
+
+    objective = Trained(vocab_size=300)
+    batch = ModelInputs(text, kind, TOKENIZERS[kind], seq_len=20, batch_size=2, seed=0, objective=objective)[0]
+    names = ["input_ids", "attention_mask", "decoder_input_ids", "labels"]
+    assert list(batch) == (names if kind == "seq2seq" else names[::3])
+    assert {values.dtype for values in batch.values()} == {torch.int64}
+    assert batch["input_ids"].shape == (2, 20)
+
+
 def test_a_masked_sequence_is_framed_and_as_long_as_asked_for(make):
     special = TOKENIZERS["masked"]
     for batch in make("masked"):
@@ -156,7 +196,7 @@ def test_an_encoder_decoder_without_sentinels_restores_all_of_the_text(make):
         masked = batch["input_ids"] == bart.mask_token_id
         assert 0 < masked.sum() < 20
         assert torch.equal(batch["input_ids"][~masked], batch["labels"][~masked])
-        assert batch["labels"].min() >= FIRST
+        assert batch["labels"][:, 1:-1].min() >= FIRST
 
 
 def test_bytes_for_a_causal_model(make, tmp_path):

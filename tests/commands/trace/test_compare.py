@@ -42,6 +42,16 @@ def test_compare_by_kind(compare, run):
     found = json.loads(compare(steps[0], steps[-1], line="--json --by-layer --max-pairs 4").out)
     for one in found["traces"]:
         assert sum(one["kinds"].values()) == pytest.approx(one["trace"], rel=1e-9)
+    a, b = (one["kinds"] for one in found["traces"])
+    assert found["kinds"].keys() == a.keys() == b.keys()
+    for kind, beside in found["kinds"].items():
+        assert beside["ratio"] == pytest.approx(b[kind] / a[kind])
+        assert beside["difference"] == pytest.approx(b[kind] - a[kind])
+        assert beside["difference_stderr"] > 0
+    assert sum(one["difference"] for one in found["kinds"].values()) == pytest.approx(found["difference"])
+    shown = compare(*steps[:3], line="--by-layer --max-pairs 4").out
+    assert shown.count("mlp") == 3
+    assert "by kind of module" in shown
 
 
 def test_compare_what_cannot_be_compared(compare, run, checkpoint):

@@ -64,6 +64,26 @@ def test_a_curve_over_revisions_and_a_duplicate_refused(trace, run, tmp_path):
     assert "--revisions 'step*' goes over many" in trace(series, "--revisions step* --out x").error
 
 
+def test_a_revision_that_cannot_be_loaded_does_not_end_the_series(trace, run, tmp_path):
+    series = shutil.copytree(run, tmp_path / "series")
+    steps = sorted(path.name for path in (series / "checkpoints").iterdir())
+    broken = series / "checkpoints" / steps[1]
+    (broken / "model.safetensors").unlink()
+    result = trace(series, "--revisions step* --json")
+    assert result.code == 2
+    records = json.loads(result.out)["revisions"]
+    assert [one["revision"] for one in records if "trace" in one] == [steps[0], *steps[2:]]
+    assert steps[1] in records[1]["error"]
+    assert f"1 of {len(steps)} revisions could not be loaded; the first: " in result.err
+    shown = trace(series, "--revisions step*")
+    assert f"{steps[1]:>16} not loaded: " in shown.out
+    for step in steps:
+        (series / "checkpoints" / step / "model.safetensors").unlink(missing_ok=True)
+    ended = trace(series, "--revisions step*")
+    assert ended.err.startswith(f"est: no weights in '{series / 'checkpoints' / steps[0]}'"), "three are enough"
+    assert ended.out.count("not loaded") == 2
+
+
 RECORDS = [{"revision": f"step{step}", "weight_hash": f"{step}", "trace": 0.1 * step} for step in range(3)]
 
 
@@ -88,6 +108,14 @@ def test_a_series_on_another_text_under_the_same_name_is_another(tmp_path):
     assert before == _Kept("someone/series", settings, {})._path
     (tmp_path / "a.txt").write_text("beta\n" * 100)
     assert before != _Kept("someone/series", settings, {})._path
+
+
+def test_a_branch_that_has_moved_is_measured_again(series):
+    opened, _ = series
+    opened().add(RECORDS[0] | {"target_commit": "a"})
+    assert opened().of("step0", "a") == RECORDS[0] | {"target_commit": "a"}
+    assert opened().of("step0", "b") is None
+    assert opened().of("step9", "a") is None
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "3", '{"revision": "step1"}', "\xff"])
