@@ -200,9 +200,10 @@ for scale, frame in frames.items():
 # %%
 for scale, frame in frames.items():
     summary = plots.summarise_transition_changes(frame).set_index("method")
-    single = plots.summarise_transitions(frame).groupby("method")
-    summary["sd of single changes"] = single["change"].std()
-    summary["loss at the last transition"] = single["relative_loss"].last()
+    single = plots.summarise_transitions(frame)
+    summary["sd of single changes"] = single.groupby("method")["change"].std()
+    ends = single.groupby(["method", "seed"])["relative_loss"].last()
+    summary["loss at the last transition"] = ends.groupby("method").mean()
     display(summary.round(3).rename_axis(index=f"{scale}: relative change"))
     print(
         f"{scale}, a run had learned nothing by any of its transitions:", ", ".join(summary.index[~summary["learned"]])

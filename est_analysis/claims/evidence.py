@@ -51,8 +51,8 @@ SOURCES = (
     Source(recipe="sampling-overhead", scale="report", file="sampling_overhead_report.csv"),
     Source(recipe="sampling-overhead", scale="gpu", file="sampling_overhead_gpu.csv"),
 )
-# Recipe, scale if the figure is of one, beginning of a claim's id, figure; the first that fits.
-_FIGURES = (
+# Recipe, scale if the figure is of one, beginning of a claim's id, figure if one shows it; the first that fits.
+_FIGURES: tuple[tuple[str, str, str, str | None], ...] = (
     ("reproduce", "", "est.sampling", "est_sampling_penalty"),
     *(
         ("reproduce", "", f"{paper}.{topic}", figure)
@@ -62,9 +62,12 @@ _FIGURES = (
     ("poly-raptr-vs-pld", "", "", "raptr_polynomials"),
     ("transition-smoothness", "", "", "raptr_transitions"),
     ("stability-vs-depth", "", "", "raptr_stability"),
+    ("grid", "report", "grid.frontier", None),  # the figure is of the shorter runs, which have more budgets
     ("grid", "report", "", "grid_lengths"),
     ("grid", "", "grid.frontier", "grid_frontier"),
     ("grid", "", "", "grid_gaps"),
+    ("est-ablations", "", "est.law.normalise-before", None),  # all figures are of the end of training
+    ("est-ablations", "report", "est.ablation", None),
     ("est-ablations", "report", "", "est_schedules_longer"),
     ("est-ablations", "", "est.ablation", "est_components"),
     ("est-ablations", "", "", "est_schedules"),
@@ -170,7 +173,10 @@ class Judged:
 
     @property
     def figure(self) -> str | None:
-        """The file name, without its ending, of the figure in `paper_figures` that shows what the check measures."""
+        """The file name, without its ending, of the figure in `paper_figures` that shows what the check measures.
+
+        None where none does.
+        """
         for recipe, scale, start, name in _FIGURES:
             of_scale = scale in ("", self.shown.verdict.scale)
             if self.claim.recipe == recipe and of_scale and self.claim.id.startswith(start):

@@ -17,10 +17,20 @@ SEEDS_NOTE = (
     "its printed losses."
 )
 NO_TIMES = "step times of the grid, which runs two models at once, are not kept; benchmarks/README.md has its clock"
-SMALL_NOTE = (
-    "Our models have about 250,000 parameters and see a few tokens each, of other text: losses compare within a column "
-    "of ours, not with the paper's."
-)
+RATIO_NOTE = "Our {what} are geometric means over seeds with 95 % t intervals of the logarithm."
+# Of the models of the grid and of the ablations, in all families about; a step is 16 sequences of 64 tokens.
+_PARAMETERS, _TOKENS_A_STEP = 250_000, 1_024
+
+
+def small_note(rows: Rows) -> str:
+    """How small our models are, and on how much those of `rows` were trained."""
+    much = "few tokens"
+    if rows.frame is not None:
+        much = f"about {rows.frame['step'].max() * _TOKENS_A_STEP / _PARAMETERS:.0f} tokens a parameter"
+    return (
+        f"Our models have about {_PARAMETERS:,} parameters and are trained on {much}, of other text: losses compare "
+        "within a column of ours, not with the paper's."
+    )
 
 
 class PrintedTable:

@@ -9,7 +9,7 @@ from est_analysis.claims.checks import final_loss_gap
 from est_analysis.claims.raptr_stability import depth_exponent
 from est_analysis.claims.statistics import over_seeds
 
-from .cells import DIFFERENCE, NO_TIMES, SEEDS_NOTE, SMALL_NOTE, PrintedTable, final_mean, of_the_family
+from .cells import DIFFERENCE, NO_TIMES, SEEDS_NOTE, PrintedTable, final_mean, of_the_family, small_note
 from .data import DataFolder
 from .table import Cell, Table, measured
 
@@ -60,7 +60,7 @@ def bert(data: DataFolder) -> Table:
         locus=f"{PAPER}, {BERT}",
         heading="method",
         cells=cells,
-        notes=(_READ, SEEDS_NOTE, SMALL_NOTE, shape),
+        notes=(_READ, SEEDS_NOTE, small_note(grid), shape),
     )
 
 
@@ -83,7 +83,7 @@ def ul2(data: DataFolder) -> Table:
         locus=f"{PAPER}, {UL2}",
         heading="method",
         cells=cells,
-        notes=(_READ, SEEDS_NOTE, SMALL_NOTE, warmup),
+        notes=(_READ, SEEDS_NOTE, small_note(grid), warmup),
     )
 
 

@@ -157,11 +157,17 @@ class Table:
         ]
 
     def _sources(self) -> list[str]:
-        """Where ours are from, columns of one source together."""
+        """Where ours are from, columns of one source together; of a column of several sources also which rows."""
         found: dict[str, list[str]] = {}
         for column in self.columns:
-            for source in dict.fromkeys(cell.source for cell in self._cells(column) if cell.ours and cell.source):
-                found.setdefault(source, []).append(column)
+            rows: dict[str, list[str]] = {}
+            for (row, name), cell in self.cells.items():
+                if name == column and cell.ours and cell.source:
+                    rows.setdefault(cell.source, []).append(row)
+            most = max(reversed(rows), key=lambda source: len(rows[source]), default="")
+            for source, named in rows.items():
+                which = "other rows" if source == most else _listed(named)
+                found.setdefault(source, []).append(column if len(rows) == 1 else f"{column} ({which})")
         everything = [column for column in self.columns if self._shown(column)[1]]
         return [
             f"Ours{'' if columns == everything else f' for {_listed(columns)}'} from: {source}."

@@ -1,6 +1,7 @@
 """Ablations: EST's dimensions, loss against saving over schedules, Table 3 beside ours; RaPTr's schedules and more."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -28,8 +29,16 @@ _BY_SAVING = {
     "Table 3": (_TABLE_3_BY_SAVING, METHOD_STYLES["est"]),
     "EST with other lengths or rates": (_LENGTHS_AND_RATES, METHOD_STYLES["raptr"]),
 }
-# Where a name stands beside its mark, in points; to the right unless said.
-_NAMED_AT = {"est/half-as-long": (-6, 0), "est/mild": (-6, 0), "est/two-stage-a": (-3, -11), "est/two-stage-b": (-6, 0)}
+# Where a name stands so that no interval crosses it, in points from the mean or from the interval's upper end; to the
+# right of the mean unless said. Where it is far a thin line leads there.
+_NAMED_AT = {
+    "est": ("mean", -6, 0),
+    "est/half-as-long": ("mean", -6, 0),
+    "est/mild": ("mean", -6, 0),
+    "est/two-stage-a": ("mean", 12, -40),
+    "est/two-stage-b": ("mean", 14, -38),
+    "est/two-stage-c": ("high", 5, 0),
+}
 # What saves as much as EST, or nearly.
 _AT_ONE_SAVING = (
     "short",
@@ -56,7 +65,11 @@ _RAPTR_SCHEDULES = (
     "gradual_stacking/two-stage",
     "gradual_stacking/exponential",
 )
-_RAPTR_CHANGES = ("raptr", "raptr/sqrt_gap", "raptr/linear_gap", "raptr/inv_p", "raptr/width", "stochastic_depth")
+_RAPTR_CHANGES = {
+    "scaling": ("raptr/sqrt_gap", "raptr/linear_gap", "raptr/inv_p"),
+    "axis": ("raptr/width",),
+    "law": ("stochastic_depth",),
+}
 
 
 def summarise_ablations(frame: pd.DataFrame) -> pd.DataFrame:
@@ -126,9 +139,12 @@ def ablation_components(frame: pd.DataFrame) -> Figure:
         left, right = figure.subplots(1, 2, sharey=True)
         draw_components(points, "gap", left)
         shown = [method for method in COMPONENTS if method in set(points["method"])]
-        for method, total in sums_of_single(points).items():
+        sums = sums_of_single(points)
+        for method, total in sums.items():
             place = len(shown) - 1 - shown.index(method)
             left.plot(total, place, "D", mfc="none", mec="#D55E00", mew=1.5, ms=8, gid=f"sum:{method}")
+        if sums:
+            left.legend(left.lines[-1:], ["sum of the costs\nof one at a time"], loc="upper right")
         left.set_xlabel("final loss minus the full model's (nats)")
         draw_components(points.assign(price=10 * points["gap"] / points["saved"]), "price", right)
         right.set_xlabel("the same per 10 % of layer FLOPs saved")
@@ -140,10 +156,23 @@ def _name(method: str) -> str:
     return method_style(method).label.removeprefix("EST, ")
 
 
-def _crowded(method: str, saved: pd.Series, means: pd.Series) -> bool:
-    """Whether another mark lies where the name would stand to the left of this one."""
-    aside, above = saved[method] - saved.drop(method), (means[method] - means.drop(method)).abs()
-    return bool(((aside > 0) & (aside < 13) & (above < 0.012)).any())
+def _write_name(method: str, saved: float, row: pd.Series, ax: Axes) -> None:
+    """Writes what `method` is called beside its mark, below whatever else is drawn there."""
+    end, right, up = _NAMED_AT.get(method, ("mean", 6, 0))
+    leader = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 4}
+    ax.annotate(
+        _name(method),
+        (saved, row[end] if np.isfinite(row[end]) else row["mean"]),
+        xytext=(right, up),
+        textcoords="offset points",
+        ha="left" if right > 0 else "right",
+        va="center",
+        fontsize=8,
+        bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.3},
+        arrowprops=leader if up else None,
+        zorder=1.5,
+        gid=f"name:{method}",
+    )
 
 
 def draw_savings(points: pd.DataFrame, ax: Axes) -> Axes:
@@ -153,7 +182,6 @@ def draw_savings(points: pd.DataFrame, ax: Axes) -> Axes:
     line = [method for method in _SHORTER if method in means.index]
     look = {"color": METHOD_STYLES["short"].colour, "ls": ":", "marker": "o", "ms": 5}
     ax.plot(saved[line], means.loc[line, "mean"], label="full model, fewer steps", gid="shorter", **look)
-    marks = [method for methods, _ in _BY_SAVING.values() for method in methods if method in means.index]
     for group, (methods, style_of) in _BY_SAVING.items():
         shown = [method for method in methods if method in means.index]
         rows, look = means.loc[shown], {"color": style_of.colour, "ls": ""}
@@ -161,22 +189,11 @@ def draw_savings(points: pd.DataFrame, ax: Axes) -> Axes:
         ax.errorbar(saved[shown], rows["mean"], yerr=halves, elinewidth=1.2, **look)
         ax.plot(saved[shown], rows["mean"], marker=style_of.marker, ms=6, zorder=4, label=group, **look)
         for method in shown:
-            right, up = _NAMED_AT.get(method, (6, 0))
-            if right < 0 and up == 0 and _crowded(method, saved[marks], means.loc[marks, "mean"]):
-                right = 6
-            ax.annotate(
-                _name(method),
-                (saved[method], means.loc[method, "mean"]),
-                xytext=(right, up),
-                textcoords="offset points",
-                ha="left" if right > 0 else "right",
-                va="center",
-                fontsize=8,
-                bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.3},
-                gid=f"name:{method}",
-            )
+            _write_name(method, saved[method], means.loc[method], ax)
     ax.axhline(0, color="#000000", lw=0.8)
     ax.set_xlim(-3, 70)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.15 * (high - low))  # for the legend
     ax.set_xlabel("layer FLOPs saved (%)")
     ax.set_ylabel("final loss minus the full model's (nats)")
     return ax
@@ -211,11 +228,18 @@ def ablation_schedules(frame: pd.DataFrame) -> Figure:
     with style():
         figure = Figure(figsize=(10.2, 4.1), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        draw_savings(points, left).legend(loc="lower right", bbox_to_anchor=(1.0, 0.06))
+        draw_savings(points, left).legend(loc="upper left")
         left.set_title("schedules that save more or less")
         draw_contenders(points, _AT_ONE_SAVING, right)
-        right.set_title("at EST's saving, 25 to 26.7 %")
+        right.set_title(f"at EST's saving{_least_and_most(points)}")
     return figure
+
+
+def _least_and_most(points: pd.DataFrame) -> str:
+    """What those that save as much as EST save: the least and the most, or the one number."""
+    saved = points[points["method"].isin(_AT_ONE_SAVING)].groupby("method")["saved"].mean()
+    numbers = dict.fromkeys(f"{number:.3g}" for number in (saved.min(), saved.max()))
+    return "" if saved.empty else f", {' to '.join(numbers)} %"
 
 
 def raptr_ablations(frame: pd.DataFrame) -> Figure:
@@ -224,13 +248,15 @@ def raptr_ablations(frame: pd.DataFrame) -> Figure:
     All save 25 % of the layer FLOPs, but for RaPTr after a warm-up of the full model, 17.5 %.
     """
     points = summarise_ablations(frame)
-    if not set(points["method"]) & {*_RAPTR_SCHEDULES, *_RAPTR_CHANGES} - {"raptr", "short"}:
+    there = set(points["method"])
+    changes = {what: shown for what, methods in _RAPTR_CHANGES.items() if (shown := [m for m in methods if m in there])}
+    if not changes and not there & {*_RAPTR_SCHEDULES} - {"raptr", "short"}:
         raise ValueError("no ablation of RaPTr to draw: the frame holds none of its contenders")
     with style():
         figure = Figure(figsize=(10.2, 3.3), layout="constrained")
         left, right = figure.subplots(1, 2)
         draw_contenders(points, _RAPTR_SCHEDULES, left).set_title("schedules")
-        draw_contenders(points, _RAPTR_CHANGES, right).set_title("scaling, axis, law")
+        draw_contenders(points, ["raptr", *chain(*changes.values())], right).set_title(", ".join(changes))
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .flatness import variant_look
-from .intervals import over_seeds
+from .intervals import mark_cut, over_seeds
 from .style import in_order, method_style, rows_of, style
 
 TASKS = {
@@ -17,6 +17,7 @@ TASKS = {
     "downstream_probe_library": "probe: package",
     "downstream_finetune_library": "fine-tuned: package",
 }
+_VARIED = {"full/est-rate-half": "full/est-rate"}  # where it is not the plain method
 
 
 def _text(frame: pd.DataFrame) -> pd.DataFrame:
@@ -42,9 +43,10 @@ def summarise_downstream(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _marks(method: str) -> dict[str, object]:
-    """Marker and colour of a contender; hollow where it has those of the method that it varies."""
-    look, plain = variant_look(method), method_style(method.split("/")[0])
-    same = "/" in method and (look.marker, look.colour) == (plain.marker, plain.colour)
+    """Marker and colour of a contender; hollow where it has those of the contender that it varies."""
+    varied = _VARIED.get(method, method.split("/")[0])
+    look, plain = variant_look(method), variant_look(varied)
+    same = method != varied and (look.marker, look.colour) == (plain.marker, plain.colour)
     return {"color": look.colour, "marker": look.marker, "ls": "", "fillstyle": "none" if same else "full"}
 
 
@@ -66,6 +68,7 @@ def draw_downstream(scores: pd.DataFrame, methods: list[str], ax: Axes) -> Axes:
     if low <= chance <= high:
         ax.axvline(chance, color="#000000", lw=0.8, ls=":", gid="chance")
     ax.set_xlim(low, high)
+    mark_cut(ax)
     ax.set_yticks(range(len(methods)), [method_style(method).label for method in reversed(methods)])
     ax.set_ylim(-0.6, len(methods) - 0.4)
     ax.tick_params(axis="y", length=0)
@@ -75,8 +78,8 @@ def draw_downstream(scores: pd.DataFrame, methods: list[str], ax: Axes) -> Axes:
 def downstream_scores(frame: pd.DataFrame) -> Figure:
     """Final accuracies on text, a panel a proxy: means over seeds, 95 % intervals, and seeds.
 
-    An interval that leaves the panel is wider than the differences between methods. Chance stands in the title; the
-    dotted line marks it where it is within reach.
+    An interval that leaves the panel, and ends in an arrowhead, is wider than the differences between methods. Chance
+    stands in the title; the dotted line marks it where it is within reach.
     """
     scores = summarise_downstream(frame)
     methods = in_order(scores["method"])

@@ -27,8 +27,10 @@ _PARTS = {
     "mlp": ("#F5D9A0", "..."),
     "norms": ("#5A5A5A", ""),
 }
+_AT_EST_RATE = {"colour": "#8A8A8A", "marker": "D", "linestyle": ":"}
 _LOOKS = {
-    "full/est-rate": {"colour": "#8A8A8A", "marker": "D", "linestyle": ":"},
+    "full/est-rate": _AT_EST_RATE,
+    "full/est-rate-half": _AT_EST_RATE,  # of half the steps, hollow where both are drawn
     "est/decayed-embeddings": {"colour": "#56B4E9", "marker": "v", "linestyle": (0, (1, 1))},
     "est/unscaled": {"colour": "#009E73", "marker": "P", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
 }
@@ -76,7 +78,7 @@ def summarise_flatness(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_flatness(rows: pd.DataFrame, ax: Axes, against: str = "step") -> Axes:
-    """One line a method through its means over seeds, bars the range over seeds; logarithmic.
+    """One line a method through its geometric means over seeds, bars the range over seeds; logarithmic.
 
     A trace that is not positive, lost in its noise, is left out.
 
@@ -136,8 +138,8 @@ def flatness_along_training(frame: pd.DataFrame) -> Figure:
 def flatness_ratios(tables: Sequence[pd.DataFrame], published: Mapping[str, float] | None = None) -> Figure:
     """Every method's trace over the full model's at equal loss, a panel a language and length of training.
 
-    Means, 95 % intervals, seeds; an interval that leaves the panel, and ends in an arrowhead, is wider than what was
-    seen. Of several tables only what all of them have.
+    Geometric means, 95 % intervals, seeds; an interval that leaves the panel, and ends in an arrowhead, is wider than
+    what was seen. Of several tables only what all of them have.
 
     Args:
         tables: columns what (`whole model` or one of `_KINDS`), method, corpus, seed, value (log of the ratio) and

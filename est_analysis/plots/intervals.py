@@ -30,13 +30,15 @@ def over_seeds(rows: pd.DataFrame, by: Sequence[str], value: str = "value") -> p
     return table[[*by, "mean", "low", "high", "seeds"]]
 
 
-def mark_cut(ax: Axes) -> None:
-    """An arrowhead where a horizontal interval leaves the panel: on the lines whose gid begins with `interval:`."""
-    edges = ax.get_xlim()
+def mark_cut(ax: Axes, *, vertical: bool = False) -> None:
+    """An arrowhead where an interval leaves the panel: on the lines whose gid begins with `interval:`."""
+    edges = ax.get_ylim() if vertical else ax.get_xlim()
     for line in [line for line in ax.lines if str(line.get_gid()).startswith("interval:")]:
-        ends, height = line.get_xdata(), line.get_ydata()[0]
-        for edge, end, marker, outside in zip(edges, ends, "<>", (ends[0] < edges[0], ends[1] > edges[1]), strict=True):
-            if outside and np.isfinite(end):
+        across, ends = line.get_data() if vertical else line.get_data()[::-1]
+        heads, outside = "v^" if vertical else "<>", (ends[0] < edges[0], ends[1] > edges[1])
+        for edge, end, marker, leaves in zip(edges, ends, heads, outside, strict=True):
+            if leaves and np.isfinite(end):
                 look = {"color": line.get_color(), "ms": 5, "ls": "", "clip_on": False}
-                ax.plot(edge, height, marker=marker, gid=str(line.get_gid()).replace("interval", "cut"), **look)
-    ax.set_xlim(edges)
+                place = (across[0], edge) if vertical else (edge, across[0])
+                ax.plot(*place, marker=marker, gid=str(line.get_gid()).replace("interval", "cut"), **look)
+    (ax.set_ylim if vertical else ax.set_xlim)(edges)

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .intervals import over_seeds
+from .intervals import mark_cut, over_seeds
 from .style import style
 
 # How a cost was found, in the order of a group of marks.
@@ -34,9 +34,10 @@ def draw_sampling_costs(costs: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot([place, place], [row["low"], row["high"]], color=colour, lw=1.6, gid=f"interval:{part}:{way}")
         ax.plot([place] * len(seeds), seeds, "_", color=colour, ms=7)
         ax.plot(place, row["mean"], marker=marker, color=colour, ms=6, ls="", gid=f"mean:{part}:{way}")
-    # An interval of three seeds can be far wider than what there is to see.
+    # An interval of three seeds can be far wider than what there is to see: then it ends in an arrowhead.
     low, high = min(costs["value"].min(), 0.0), max(costs["value"].max(), 0.0)
     ax.set_ylim(low - 0.15 * (high - low), high + 0.2 * (high - low))
+    mark_cut(ax, vertical=True)
     ax.axhline(0, color="#000000", lw=0.8)
     ax.set_xticks(range(len(parts)), [_PARTS[part] for part in parts])
     ax.grid(axis="x", visible=False)
@@ -46,7 +47,8 @@ def draw_sampling_costs(costs: pd.DataFrame, ax: Axes) -> Axes:
 def sampling_costs(costs: pd.DataFrame) -> Figure:
     """What sampling costs before every transition of EST, by part and by how it was found, and the drop that follows.
 
-    A panel a transition, each with its own axis. An interval that leaves a panel is wider than what it shows.
+    A panel a transition, each with its own axis. An interval that leaves a panel, and ends in an arrowhead, is wider
+    than what it shows.
 
     Args:
         costs: columns seed, step, transition, part, way and value, as `claims.sampling_costs.side_by_side` gives them.

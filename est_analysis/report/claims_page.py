@@ -12,6 +12,33 @@ from est_analysis.errors import InputError
 from .claims_table import MARKS, ORIGINS, chance_note, origin_note, stands
 from .tables import effect_text
 
+# What the figures of claims show, by file name: `est figures --list` has one title for several files.
+FIGURE_TITLES = {
+    "est_figure3": "loss curves of GPT-2",
+    "est_sampling_penalty": "what sampling costs in loss, against theory",
+    "est_components": "what sampling each of EST's dimensions costs",
+    "est_schedules": "EST's schedules: distance from the full model against what they save",
+    "est_schedules_longer": "EST's schedules: distance from the full model against what they save, longer training",
+    "est_flatness": "the Hessian's trace along training",
+    "est_flatness_longer": "the Hessian's trace along longer training",
+    "est_flatness_ratios": "Hessian traces over the full model's, at equal loss",
+    "est_flatness_lengths": "Hessian traces over the full model's, at equal loss, at two lengths of training",
+    "est_downstream": "downstream proxies, method by method",
+    "est_downstream_trace": "downstream proxies against the loss and against the Hessian's trace",
+    "raptr_losses": "loss curves of GPT-2 under RaPTr",
+    "raptr_ablations": "RaPTr's schedule, scaling and axis",
+    "raptr_ablations_longer": "RaPTr's schedule and scaling, longer training",
+    "raptr_polynomials": "what is learned of each degree of a polynomial",
+    "raptr_transitions": "what a stage transition does to the loss",
+    "raptr_stability": "how much a net depends on one layer, by depth",
+    "grid_gaps": "methods on four families: distance from the full model",
+    "grid_lengths": "methods on four families: distance from the full model at two lengths of training",
+    "grid_frontier": "loss against FLOPs at several budgets",
+    "first_gaps": "the simplest nets: distance from the full net",
+    "first_stacks": "stacks of eight layers: losses across transitions, and distance from the full net",
+    "first_linear": "linear nets: balance of hidden units and nuclear norm",
+}
+
 
 def build_claims_page(judged: Iterable[Judged], path: Path, *, figures: Path) -> Path:
     """Writes the page.
@@ -34,6 +61,7 @@ def build_claims_page(judged: Iterable[Judged], path: Path, *, figures: Path) ->
         papers=sorted({one.paper for one in judged}),
         counts={name: sum(one.shown.verdict.verdict == name for one in judged) for name in MARKS},
         figures={name: image for name in _names(judged) if (image := _image(figures / f"{name}.svg"))},
+        titles=FIGURE_TITLES,
         late=sum(bool(one.claim.known) for one in judged),
         note=chance_note(judged),
         whose=origin_note(judged),

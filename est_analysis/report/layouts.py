@@ -306,20 +306,21 @@ _FLATNESS = Layout(
     note="Small GPT-2s on Python source and on a hidden Markov model's language. Loss: mean ± standard deviation over "
     "seeds, in nats per token; above the least possible one where that is known. Traces: at the end of training, mean "
     "± standard error over seeds. Ratio at equal loss: to the full model's trace, the run that ended lower read where "
-    "it last passed the other's final loss, with its 95 % interval.",
+    "it last passed the other's final loss; geometric mean with its 95 % interval.",
     illustrations=(
         Illustration(
             name="flatness_along_training",
             title="Traces along training",
-            caption="Hessian traces of checkpoints on the same held-out windows and probes: means over seeds, bars "
-            "their range. On the right the whole model's against the loss: at one height of loss the flatter is lower.",
+            caption="Hessian traces of checkpoints on the same held-out windows and probes: geometric means over "
+            "seeds, bars their range; a trace that is not positive, lost in its noise, is left out. On the right the "
+            "whole model's against the loss: at one height of loss the flatter is lower.",
             draw=plots.flatness_along_training,
         ),
         Illustration(
             name="flatness_ratios",
             title="Ratios at equal loss",
-            caption="Trace over the full model's at equal loss: means, 95 % intervals and seeds (ticks). Left of the "
-            "line is flatter than the full model. A row at one rate is over the full model at EST's rate.",
+            caption="Trace over the full model's at equal loss: geometric means, 95 % intervals and seeds (ticks). "
+            "Left of the line is flatter than the full model. A row at one rate is over the full model at EST's rate.",
             draw=lambda frame: plots.flatness_ratios([log_ratios(frame)]),
         ),
         Illustration(
@@ -352,7 +353,7 @@ SWEEP = Layout(
         Illustration(
             name="learning_rates",
             title="Final loss against learning rate",
-            caption="Means over seeds, the best filled.",
+            caption="Means over seeds, the best filled; small marks are of one seed where others are of more.",
             draw=rates.rates_figure,
         ),
     ),

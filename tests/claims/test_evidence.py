@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from html import unescape
 from itertools import combinations
@@ -280,7 +281,33 @@ def test_a_claim_judged_on_longer_runs_names_their_figure(committed):
     figures = {(one.claim.id, one.shown.verdict.scale): one.figure for one in committed if one.claim.recipe == "grid"}
     assert figures["grid.est-full.gpt2", "report"] == "grid_lengths"
     assert figures["grid.raptr-pld.t5", "quick"] == "grid_gaps"
-    assert {f"{name}.svg" for name in figures.values()} <= {path.name for path in DATA.parent.glob("*.svg")}
+    assert figures["grid.frontier-est", "report"] is None, "the figure of several budgets is of the shorter runs"
+    assert {f"{name}.svg" for name in figures.values() if name} <= {path.name for path in DATA.parent.glob("*.svg")}
+
+
+@pytest.mark.parametrize("recipe", ["grid", "est-ablations", "raptr-ablations"])
+def test_the_figure_of_a_claim_draws_what_the_claim_compares(committed, recipe):
+    figures = {one.claim.id: one.figure for one in committed if one.claim.recipe == recipe}
+    compared = {
+        one.claim.id: {value for key, value in one.claim.check.keywords.items() if key in ("ours", "theirs", "method")}
+        for one in committed
+        if one.claim.id in figures and hasattr(one.claim.check, "keywords")
+    }
+    assert sum(figures[name] is not None for name in compared) >= 8
+    for name, methods in compared.items():
+        if figures[name]:
+            svg = (DATA.parent / f"{figures[name]}.svg").read_text()
+            drawn = set(re.findall(r'id="(?:mean|name):([^"]+)"', svg)) | {"full"}  # from which distances are
+            assert methods <= drawn, (name, figures[name])
+
+
+def test_what_no_figure_shows_names_none(committed):
+    figures = {one.claim.id: one.figure for one in committed if one.claim.recipe == "est-ablations"}
+    assert {name for name, figure in figures.items() if figure is None} == {
+        "est.ablation.layers",  # of the longer runs all figures are of schedules
+        "est.ablation.layers-dearest",
+        "est.law.normalise-before",  # all figures are of the end of training
+    }
 
 
 def test_reading_does_not_depend_on_the_order_of_rows(folder, tmp_path_factory):

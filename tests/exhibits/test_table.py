@@ -77,6 +77,18 @@ def test_csv_holds_the_numbers(tmp_path):
     assert found.loc[("EST", "share"), ["published", "ours", "source"]].tolist() == ["", "0.25", "computed"]
 
 
+def test_rows_are_named_where_a_column_has_two_sources():
+    cells = {
+        ("Original", "loss"): Cell(ours=FOUND, source="curves"),
+        ("Original", "trace"): Cell(ours=FOUND, source="curves"),
+        ("EST", "trace"): Cell(ours=FOUND, source="curves"),
+        **{(f"ratio {number}", "trace"): Cell(ours=FOUND, source="ratios") for number in range(3)},
+    }
+    text = _table(cells=cells).markdown()
+    assert "Ours for loss and trace (Original and EST) from: curves.\n" in text
+    assert "Ours for trace (other rows) from: ratios.\n" in text
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_where_nothing_at_all_is_ours(whole):
     cells = {

@@ -79,6 +79,24 @@ def test_est_where_table_2_could_not_be_read_is_taken_from_table_3(tables):
     assert tables["est-table2"].cells["MSG", "loss"].published == ""
 
 
+def test_notes_say_what_the_numbers_are(tables):
+    notes = {name: " ".join(table.notes) for name, table in tables.items()}
+    for name, what in (("est-table2", "speed-ups"), ("est-table5", "ratios")):
+        assert f"Our {what} are geometric means over seeds with 95 % t intervals of the logarithm." in notes[name]
+    saving = tables["est-table4"].cells["EST", "saving FLOPs"].ours.effect
+    assert f"On GPT-2 they save 26.7 %, here {saving:.1f} %" in notes["est-table4"]
+
+
+def test_the_note_on_size_follows_the_length_of_training(tmp_path):
+    frame = synthetic_grid["grid_frame"](families=("gpt2",))
+    longest = frame.loc[frame["budget"] == 1, "step"].max()
+    for steps, tokens in ((600, 2), (2400, 10)):  # 1,024 tokens a step, 250,000 parameters
+        frame.assign(step=frame["step"] * steps // longest).to_csv(tmp_path / "grid_quick.csv", index=False)
+        notes = " ".join(EXHIBITS["est-table2"].draw(DataFolder(tmp_path)).notes)
+        assert f"about 250,000 parameters and are trained on about {tokens} tokens a parameter" in notes
+    assert "trained on few tokens, of other text" in " ".join(EXHIBITS["est-table4"].draw(DataFolder(tmp_path)).notes)
+
+
 def test_table_1_is_computed(tables):
     for (row, column), cell in tables["est-table1"].cells.items():
         assert cell.ours.effect == pytest.approx(float(cell.published)), (row, column)

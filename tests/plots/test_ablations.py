@@ -3,7 +3,12 @@
 from pathlib import Path
 from runpy import run_path
 
+import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.path import Path as Path2D
+from matplotlib.text import Text
 
 from est_analysis import plots
 from est_analysis.claims import CLAIMS, judge
@@ -17,6 +22,7 @@ GAPS, SAVED, ablation_frame, raptr_frame = map(
     run_path(str(TESTS / "synthetic_ablations.py")).get, ("GAPS", "SAVED", "ablation_frame", "raptr_ablation_frame")
 )
 SCRIPT = TESTS.parent / "paper_figures" / "est_ablations.py"
+DATA = TESTS.parent / "paper_figures" / "data"
 
 
 def marks(figure, kind):
@@ -52,12 +58,16 @@ def test_components_and_their_sums():
         {"est/two-stage-b": 0.002, "est/heads-layers": 0.005, "est/mlp-layers": 0.007, "est": 0.007}
     )
     assert {name: places[0] for name, places in marks(figure, "sum").items()} == pytest.approx(sums)
+    (entry,) = figure.axes[0].get_legend().get_texts()
+    assert entry.get_text() == "sum of the costs\nof one at a time"
 
 
 def test_a_sum_needs_all_of_its_parts():
     frame = ablation_frame()
     points = plots.summarise_ablations(frame[frame["method"] != "est/only-layers"])
     assert plots.sums_of_single(points).keys() == {"est/two-stage-b"}
+    alone = frame[frame["method"].isin(["full", "est/only-heads"])]
+    assert plots.ablation_components(alone).axes[0].get_legend() is None, "nothing is summed"
 
 
 def test_schedules_stand_at_their_savings():
@@ -69,6 +79,34 @@ def test_schedules_stand_at_their_savings():
     assert line.get_xdata() == pytest.approx([0.0, 26.7, 50.0])
     drawn = {line.get_gid().removeprefix("mean:") for line in right.lines if (line.get_gid() or "").startswith("mean:")}
     assert drawn >= {"short", "est", "est/bernoulli", "est/unscaled", "est/linear"}
+
+
+def test_the_title_says_what_is_saved_by_those_that_are_shown():
+    frame = ablation_frame()
+    assert plots.ablation_schedules(frame).axes[1].get_title() == "at EST's saving, 25 to 26.7 %"
+    frame = frame[frame["method"] != "est/constant"]
+    assert plots.ablation_schedules(frame).axes[1].get_title() == "at EST's saving, 26.7 %"
+    frame = frame[frame["method"].isin(["full", "est/mild"])]
+    assert plots.ablation_schedules(frame).axes[1].get_title() == "at EST's saving"
+
+
+@pytest.mark.parametrize("scale", ["quick", "report"])
+def test_no_name_lies_on_an_interval_or_on_another_name(scale):
+    """Of the committed runs: names were placed in sight of these."""
+    figure = plots.ablation_schedules(pd.read_csv(DATA / f"est_ablations_{scale}.csv", keep_default_na=False))
+    ax = figure.axes[0]
+    FigureCanvasAgg(figure).draw()
+    names = {text.get_gid(): text for text in ax.texts}
+    boxes = {name: Text.get_window_extent(text) for name, text in names.items()}  # without the line that leads there
+    bars = [bar for bar in ax.collections if isinstance(bar, LineCollection)]
+    ends = [ax.transData.transform(line) for bar in bars for line in bar.get_segments()]
+    (shorter,) = [ax.transData.transform(line.get_xydata()) for line in ax.lines if line.get_gid() == "shorter"]
+    for name, text in names.items():
+        box = boxes[name]
+        for line in (*ends, shorter):
+            assert not Path2D(line).intersects_bbox(box, filled=False), name
+        assert text.get_zorder() < min(bar.get_zorder() for bar in bars)
+        assert not any(box.overlaps(other) for other in boxes.values() if other is not box), name
 
 
 def test_every_contender_is_drawn_somewhere():
@@ -155,6 +193,7 @@ def test_raptrs_longer_training_has_a_figure_and_a_table_of_its_own(tmp_path):
     assert drawn.keys() == names | {f"{name}_longer" for name in names}
     assert "raptr/width" in marks(drawn["raptr_ablations"], "mean"), "the shorter training has all"
     assert marks(drawn["raptr_ablations_longer"], "mean").keys() == {*longer["method"]} - {"full"}
+    assert drawn["raptr_ablations_longer"].axes[1].get_title() == "scaling", "no axis and no law at that length"
     steps = {name: f"{rows['step'].max():,} steps" for name, rows in (("", frame), ("_longer", longer))}
     assert all(words in drawn[f"raptr_ablations_losses{ending}"].markdown() for ending, words in steps.items())
 

@@ -45,6 +45,29 @@ def test_every_method_and_chance_is_drawn():
     assert {line.get_gid() for line in figure.axes[1].lines} == {*(f"left:{method}" for method in LOSSES), "line"}
 
 
+def _of_variants(*methods):
+    """Frames of the full model under other names."""
+    frame = downstream_frame()
+    full = frame[frame["method"] == "full"]
+    return pd.concat([full.assign(method=name, run_id=name + full["run_id"]) for name in methods])
+
+
+def test_contenders_can_be_told_apart():
+    halves = ("full/half", "full/est-rate-half")
+    names = ("full", *halves, "full/est-rate", "est", "est/unscaled", "est/decayed-embeddings", "raptr", "dropout")
+    ax = plots.downstream_scores(_of_variants(*names)).axes[0]
+    lines = [line for line in ax.lines if str(line.get_gid()).startswith("mean:")]
+    looks = {(line.get_marker(), line.get_color(), line.get_fillstyle()) for line in lines}
+    assert len(looks) == len(lines) == len(names)
+    hollow = {line.get_gid() for line in lines if line.get_fillstyle() == "none"}
+    assert hollow == {f"mean:{name}" for name in halves}
+
+
+def test_an_interval_that_leaves_its_panel_ends_in_an_arrowhead():
+    wide, *_ = plots.downstream_scores(_of_variants("full")).axes  # of three seeds, wider than what they span
+    assert {line.get_marker() for line in wide.lines if line.get_gid() == "cut:full"} == {"<", ">"}
+
+
 def test_a_frame_of_another_recipe_says_what_it_lacks():
     with pytest.raises(ValueError, match="no column corpus"):
         plots.downstream_scores(downstream_frame().drop(columns="corpus"))

@@ -23,6 +23,7 @@ def test_the_best_rate_is_filled(methods, panels):
     for method in methods:
         assert drawn[f"sweep:{method}"].get_xdata().tolist() == [2e-3, 4e-3, 8e-3]
         assert drawn[f"best:{method}"].get_xdata().tolist() == [4e-3]
+    assert "small" not in (figure.get_supxlabel() or figure.axes[0].get_xlabel()), "all rates have one seed"
     if panels > 1:
         assert [ax.get_title() for ax in figure.axes if ax.axison][:3] == ["full model", "EST", "EST, constant"]
 
@@ -38,6 +39,11 @@ def test_seeds_are_averaged_and_a_rate_of_fewer_seeds_is_no_best(methods):
         np.array([[1e-3, 1.0], [2e-3, 2.2], [4e-3, 2.1], [8e-3, 2.5]])
     )
     assert drawn["best:full"].get_xydata() == pytest.approx(np.array([[4e-3, 2.1]]))
+    assert drawn["alone:full"].get_xdata().tolist() == [1e-3, 2e-3], "of one seed where others have two"
+    assert drawn["alone:full"].get_markersize() < drawn["best:full"].get_markersize()
+    assert drawn["sweep:full"].get_markevery() == [2, 3]
+    label = figure.get_supxlabel() or figure.axes[0].get_xlabel()
+    assert label == "peak learning rate (thousandths); small marks: one seed"
 
 
 def test_several_families_are_drawn_from_their_own_best():

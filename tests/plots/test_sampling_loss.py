@@ -25,6 +25,18 @@ def test_marks_are_means_over_seeds(frame):
     assert len(figure.legends[0].get_texts()) == 4
 
 
+def test_an_interval_that_leaves_its_panel_ends_in_an_arrowhead(frame):
+    costs = side_by_side(frame)
+    wild = (costs["part"] == "drop") & (costs["way"] == "curve") & (costs["transition"] == 0)
+    costs.loc[wild, "value"] += costs.loc[wild, "seed"]  # the interval is 2.5 times as wide as the seeds are
+    first, second = plots.sampling_costs(costs).axes
+    heads = {line.get_marker(): line.get_xydata()[0] for line in first.lines if line.get_gid() == "cut:drop:curve"}
+    assert (heads["v"][1], heads["^"][1]) == first.get_ylim()
+    (mean,) = (line for line in first.lines if line.get_gid() == "mean:drop:curve")
+    assert heads["v"][0] == heads["^"][0] == mean.get_xdata()[0]
+    assert not [line for line in second.lines if str(line.get_gid()).startswith("cut:")]
+
+
 def test_one_seed_and_one_transition_are_drawn_too(frame):
     costs = side_by_side(frame).query("seed == 0 and transition == 1")
     assert isinstance(costs, pd.DataFrame)
