@@ -93,7 +93,8 @@ def compare_checkpoints(
     """
     probes = prepared[0].plan.probes
     most = settings.max_pairs // probes
-    paired = len({one.identity["text"] for one in prepared}) == 1
+    read = [{name: one.identity.get(name) for name in ("text", "begin", "objective", "inputs")} for one in prepared]
+    paired = all(one == read[0] for one in read)
     rounds = LEAST  # before the first look
     while True:
         rounds = min(rounds, most)

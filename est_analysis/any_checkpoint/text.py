@@ -11,7 +11,7 @@ import torch
 
 from est_analysis.curvature.checkpoint import Loaded
 from est_analysis.data.corpus import open_corpus
-from est_analysis.data.inputs import ModelInputs
+from est_analysis.data.inputs import ModelInputs, has_sentinels
 from est_analysis.data.objective import Objective
 from est_analysis.data.objectives import OBJECTIVES
 from est_analysis.data.tokens import TokenData, load_tokens
@@ -77,7 +77,7 @@ class Reading:
             found["begin"] = list(self.begin)
         if self.objective is not None:
             found["objective"] = self.objective.name
-        elif self.kind == "seq2seq":
+        elif self.kind == "seq2seq" and not has_sentinels(self.tokenizer):
             found["inputs"] = 2  # 1 had no frame around what BART reads
         return found
 

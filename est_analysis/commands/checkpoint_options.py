@@ -36,6 +36,8 @@ Dtype = Annotated[str, typer.Option(help="Of the weights: float32, float64, or b
 Seed = Annotated[int, typer.Option(help="Of windows and probes.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the checkpoint brings.")]
 
+_DTYPES = ("float32", "float64", "bfloat16")
+
 
 def target_of(over: str) -> Any:
     """What was typed as `--over`.
@@ -91,22 +93,17 @@ def set_up(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def open_checkpoint(name: str, revision: str | None, how: dict[str, Any]) -> Any:
-    """The checkpoint `name`, loaded as the options `how` say.
+def require_loadable(how: dict[str, Any]) -> None:
+    """Check the options that say how a checkpoint is loaded.
 
     Raises:
-        InputError: whatever is wrong with it, or with an option.
+        InputError: one of them is none.
     """
     import torch
 
-    from est_analysis.curvature.checkpoint import load
-    from est_analysis.curvature.locate import locate
-
-    kinds = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-    if how["dtype"] not in kinds:
-        raise unknown_name("--dtype", how["dtype"], kinds)
-    if how["loss"] not in ("auto", "causal", "masked", "seq2seq"):
-        raise unknown_name("--loss", how["loss"], ("auto", "causal", "masked", "seq2seq"))
+    for name, known in {"dtype": _DTYPES, "loss": ("auto", "causal", "masked", "seq2seq")}.items():
+        if how[name] not in known:
+            raise unknown_name(f"--{name}", how[name], known)
     if not re.fullmatch(r"cpu|cuda(:\d+)?", how["device"]):
         raise InputError(f"unknown --device '{how['device']}'; use cpu, cuda or cuda:NUMBER")
     if how["device"].startswith("cuda"):
@@ -116,10 +113,29 @@ def open_checkpoint(name: str, revision: str | None, how: dict[str, Any]) -> Any
                 f"--device {how['device']}: torch sees {there or 'no'} GPU{'s' * (there > 1)} here; use "
                 f"{'cpu' if not there else f'cuda:0 to cuda:{there - 1}'}"
             )
-    return load(
-        locate(name, revision=revision),
-        loss=how["loss"],
-        dtype=kinds[how["dtype"]],
-        device=how["device"],
-        trust_remote_code=how["trust_remote_code"],
-    )
+
+
+def open_checkpoint(name: str, revision: str | None, how: dict[str, Any]) -> Any:
+    """The checkpoint `name`, loaded as the options `how` say.
+
+    Raises:
+        InputError: whatever is wrong with it, or with an option.
+    """
+    from est_analysis.curvature.locate import locate
+
+    require_loadable(how)
+    return load_located(locate(name, revision=revision), how)
+
+
+def load_located(located: Any, how: dict[str, Any]) -> Any:
+    """A checkpoint whose files are here, loaded as the options `how` say.
+
+    Raises:
+        InputError: whatever is wrong with it.
+    """
+    import torch
+
+    from est_analysis.curvature.checkpoint import load
+
+    dtype = getattr(torch, how["dtype"])
+    return load(located, **{**how, "dtype": dtype})

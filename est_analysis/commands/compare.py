@@ -91,7 +91,7 @@ def _columns(one: Any) -> dict[str, Any]:
     return {
         "difference": one.difference,
         "difference_stderr": one.difference_stderr,
-        "ratio": one.ratio,
+        "ratio": finite(one.ratio),
         "ratio_ci": [finite(end) for end in one.ratio_ci],
         "correlation": finite(one.correlation),
     }
@@ -142,7 +142,8 @@ def _beside(record: dict[str, Any], number: int) -> dict[str, Any]:
 def _ratio_cells(beside: dict[str, Any]) -> list[str]:
     low, high = (("-∞", "∞")[i] if end is None else f"{end:.4g}" for i, end in enumerate(beside["ratio_ci"]))
     error = f"{beside['difference']:+.4g} ± {beside['difference_stderr']:.2g}"
-    return [f"{beside['ratio']:.4g}x", f"{low} to {high}", error]
+    ratio = "-" if beside["ratio"] is None else f"{beside['ratio']:.4g}x"
+    return [ratio, f"{low} to {high}", error]
 
 
 def _kind_table(record: dict[str, Any]) -> Table:

@@ -78,7 +78,7 @@ def evaluate(
         "window": subject.window,
         "scores": [asdict(score) for scores, _ in found.values() for score in scores],
         "means": {name: mean for name, (_, mean) in found.items() if mean is not None},
-        "settings": {"environment": environment(device), **_settings(chosen, tables, suites)},
+        "settings": {"environment": environment(device), **_settings(chosen, subject.window, tables, suites)},
     }
     print(json.dumps(record, indent=1)) if as_json else _print(record)
 
@@ -162,14 +162,14 @@ def _measure(subject: Any, name: str, tables: dict[str, Any], suites: dict[str, 
     return found, harness.mean_score(found) if name in _SUITES and len(found) > 1 else None
 
 
-def _settings(chosen: Sequence[str], tables: dict[str, Any], suites: dict[str, Any]) -> dict[str, Any]:
+def _settings(chosen: Sequence[str], window: int, tables: dict[str, Any], suites: dict[str, Any]) -> dict[str, Any]:
     """What decides the scores besides the checkpoint."""
     from est_analysis.data.corpus import open_corpus
     from est_analysis.downstream.proxies import LONGEST
 
     found: dict[str, Any] = {}
     if any(name in _LOCAL for name in chosen):
-        found |= {"proxies_window": LONGEST, "proxies_text": open_corpus("python").identity}
+        found |= {"proxies_window": min(LONGEST, window), "proxies_text": open_corpus("python").identity}
     if any(name in (*_GLUE, "glue", "squad") for name in chosen):
         data = tables["data"] and str(tables["data"])
         found |= {"fine_tuning": asdict(tables["how"]), "seeds": len(tables["seeds"]), "data": data}
@@ -179,7 +179,7 @@ def _settings(chosen: Sequence[str], tables: dict[str, Any], suites: dict[str, A
 
 
 def _print(record: dict[str, Any]) -> None:
-    shorter = min(record["window"], record["settings"].get("proxies_window", record["window"]))
+    shorter = record["settings"].get("proxies_window", record["window"])
     offline = f" (offline tasks: {shorter})" if shorter < record["window"] else ""
     title = f"{record['checkpoint']}, {record['window']} tokens at once{offline}"
     table = Table(title=title, title_justify="left")

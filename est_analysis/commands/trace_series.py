@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from est_analysis.commands.checkpoint_options import open_checkpoint
+from est_analysis.commands.checkpoint_options import load_located, require_loadable
 from est_analysis.commands.trace_output import Live, print_row, record_of
 from est_analysis.errors import InputError
 
@@ -23,25 +23,25 @@ def trace_series(name: str, pattern: str, settings: Any, how: dict[str, Any], *,
     Raises:
         InputError: whatever is wrong with all of them; at the end, that some could not be loaded.
     """
-    from est_analysis.curvature.locate import locate_revisions, revision_commits
+    from est_analysis.curvature.locate import locate_revisions
 
-    references = locate_revisions(name, pattern)
-    kept, commits = _Kept(name, settings, how), revision_commits(name)
-    seen: dict[str, str] = {}
+    require_loadable(how)
+    targets = locate_revisions(name, pattern)
+    kept = _Kept(name, settings, how)
+    seen: dict[str, dict[str, Any]] = {}
     records: list[dict[str, Any]] = []
-    for reference in references:
-        target = commits.get(reference)
-        record = kept.of(reference, target) or _measured(name, reference, settings, how)
+    for reference, target in targets.items():
+        record = kept.of(reference, target) or _measured(name, reference, settings, how, seen)
         if "error" not in record:
-            record = record | {"target_commit": target}
+            record = {**record, "target_commit": target}
             kept.add(record)
             # Published series often serve late weights under an early name: such a point would be wrong in silence.
-            twin = seen.setdefault(record["weight_hash"], reference)
+            twin = seen.setdefault(record["weight_hash"], record)["revision"]
             if twin != reference:
                 record = {key: record[key] for key in ("revision", "step", "weight_hash")} | {"duplicate_of": twin}
         records.append(record)
         wrong = [record["error"] for record in records if "error" in record]
-        if len(wrong) == len(records) == min(_STRIKES, len(references)):
+        if len(wrong) == len(records) == min(_STRIKES, len(targets)):
             raise InputError(wrong[0])
         if not as_json:
             print_row(record, header=len(records) == 1)
@@ -51,19 +51,27 @@ def trace_series(name: str, pattern: str, settings: Any, how: dict[str, Any], *,
         raise InputError(f"{len(wrong)} of {len(records)} revisions could not be loaded; the first: {wrong[0]}")
 
 
-def _measured(name: str, reference: str, settings: Any, how: dict[str, Any]) -> dict[str, Any]:
-    """The record of one revision, or why it cannot be loaded."""
-    from est_analysis.curvature.locate import evict
+def _measured(
+    name: str, reference: str, settings: Any, how: dict[str, Any], seen: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The record of one revision, or why it cannot be loaded; weights that have been `seen` are not measured again."""
+    from est_analysis.curvature.locate import evict, locate
 
     try:
-        loaded = open_checkpoint(name, reference, how)
+        located = locate(name, revision=reference)
     except InputError as error:
         return {"revision": reference, "error": str(error)}
-    record = {"revision": reference, "step": loaded.located.step, "weight_hash": loaded.weight_hash}
-    # Of weights that have been measured before, under another name, all measurements are kept.
-    record |= _trace(f"{name} {reference}", loaded, settings)
-    evict(loaded.located)
-    return record
+    try:
+        loaded = load_located(located, how)
+    except InputError as error:
+        evict(located)
+        return {"revision": reference, "error": str(error)}
+    record = {"revision": reference, "step": located.step, "weight_hash": loaded.weight_hash}
+    try:
+        twin = seen.get(loaded.weight_hash)
+        return {**twin, **record} if twin else record | _trace(f"{name} {reference}", loaded, settings)
+    finally:
+        evict(located)
 
 
 def _trace(label: str, loaded: Any, settings: Any) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class Comparison:
     Attributes:
         difference: this trace minus the baseline's.
         difference_stderr: its standard error; what both share is gone.
-        ratio: this trace over the baseline's.
+        ratio: this trace over the baseline's; NaN where that is 0.
         ratio_ci: Fieller's 95 % interval; infinite ends where the baseline's trace may be zero.
         correlation: of the two over batches, what pairing gains from.
     """
@@ -214,7 +214,7 @@ def compare(other: Sequence[Sample], baseline: Sequence[Sample], *, paired: bool
     return Comparison(
         difference=mean_a - mean_b,
         difference_stderr=math.sqrt(max(var_a + var_b - 2 * covariance, 0)),
-        ratio=mean_a / mean_b,
+        ratio=mean_a / mean_b if mean_b else math.nan,
         ratio_ci=_fieller(mean_a, mean_b, var_a, var_b, covariance, t),
         correlation=correlation,
     )

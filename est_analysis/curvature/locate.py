@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from est_analysis.curvature.weights import SAFE
 from est_analysis.errors import InputError, expanded, reason
@@ -65,7 +64,7 @@ def locate(name: str | Path, *, revision: str | None = None) -> Located:
     return _locate_on_hub(typed, revision)
 
 
-def locate_revisions(name: str | Path, pattern: str) -> list[str]:
+def locate_revisions(name: str | Path, pattern: str) -> dict[str, str | None]:
     """The revisions of `name` that match a glob such as `step*`, in order of training step; none is downloaded yet.
 
     Args:
@@ -73,7 +72,7 @@ def locate_revisions(name: str | Path, pattern: str) -> list[str]:
         pattern: matched against branches and tags, or against the names of the checkpoints in the folder.
 
     Returns:
-        What `locate(name, revision=...)` takes.
+        What `locate(name, revision=...)` takes -> the hub commit that it points at now; None for a folder.
 
     Raises:
         InputError: nothing of that name, or nothing in it that matches.
@@ -82,24 +81,14 @@ def locate_revisions(name: str | Path, pattern: str) -> list[str]:
     if not typed.strip() or path.is_file():
         raise InputError(f"'{typed}' holds no checkpoints; give a folder or a hub name")
     if path.is_dir():
-        known = list(_inside(path))
+        known: dict[str, str | None] = dict.fromkeys(_inside(path))
     else:
         _refuse_missing_path(typed)
         known = _hub_references(typed)
-    found = [reference for reference in known if fnmatchcase(reference, pattern)]
+    found = {reference: commit for reference, commit in known.items() if fnmatchcase(reference, pattern)}
     if not found:
-        raise InputError(f"no revision of '{typed}' matches '{pattern}'; it has: {_listed(known)}")
+        raise InputError(f"no revision of '{typed}' matches '{pattern}'; it has: {_listed(list(known))}")
     return found
-
-
-def revision_commits(name: str | Path) -> dict[str, str]:
-    """What each branch and tag of a hub model points at now; nothing for a folder.
-
-    Raises:
-        InputError: the hub does not say.
-    """
-    path = expanded(name)
-    return {} if path.exists() else {reference.name: reference.target_commit for reference in _references(str(name))}
 
 
 def evict(located: Located) -> None:
@@ -220,19 +209,16 @@ def _snapshot(name: str, revision: str | None, weights: str, offline: Exception 
     return Path(folder)
 
 
-def _hub_references(name: str) -> list[str]:
-    """Branches and tags, in order of step."""
-    return sorted({reference.name for reference in _references(name)}, key=_by_step)
-
-
-def _references(name: str) -> list[Any]:
+def _hub_references(name: str) -> dict[str, str | None]:
+    """Branches and tags and the commits that they point at, in order of step."""
     from huggingface_hub import HfApi
 
     try:
         references = HfApi().list_repo_refs(name)
     except Exception as error:
         raise _hub_failure(name, None, error) from error
-    return [*references.branches, *references.tags]
+    commits = {reference.name: reference.target_commit for reference in (*references.tags, *references.branches)}
+    return {reference: commits[reference] for reference in sorted(commits, key=_by_step)}
 
 
 def _hub_failure(name: str, revision: str | None, error: Exception) -> InputError:
@@ -244,7 +230,7 @@ def _hub_failure(name: str, revision: str | None, error: Exception) -> InputErro
         return InputError(f"'{name}' is neither a folder nor a model on the hub; check it, or log in: hf auth login")
     if isinstance(error, RevisionNotFoundError):
         try:
-            known = _listed(_hub_references(name))
+            known = _listed(list(_hub_references(name)))
         except InputError:
             known = "unknown"
         return InputError(f"hub model '{name}' has no revision '{revision}'; it has: {known}")

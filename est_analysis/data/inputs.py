@@ -9,7 +9,7 @@ from torch import Tensor
 
 from est_analysis import rng
 from est_analysis.data.batches import Batches
-from est_analysis.data.denoise import masked_batch, span_corruption_batch
+from est_analysis.data.denoise import IGNORED, masked_batch, span_corruption_batch
 from est_analysis.data.objective import Objective
 from est_analysis.errors import InputError
 
@@ -86,7 +86,8 @@ def _causal(begin: Sequence[int]) -> Callable[..., Inputs]:
     def make(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Inputs:
         if begin:
             tokens = torch.cat([tokens.new_tensor(begin).expand(len(tokens), -1), tokens], 1)
-            tokens, targets = tokens[:, :-1], tokens[:, 1:]
+            tokens, targets = tokens[:, :-1], tokens[:, 1:].clone()
+            targets[:, : len(begin) - 1] = IGNORED  # of what every sequence begins with nothing is to be predicted
         return {"input_ids": tokens, "targets": targets}
 
     return make
@@ -104,14 +105,18 @@ def _trained(objective: Objective, kind: str) -> Callable[..., Inputs]:
     return make
 
 
+def has_sentinels(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether it marks hidden spans as T5 does."""
+    return tokenizer.convert_tokens_to_ids("<extra_id_0>") not in (None, tokenizer.unk_token_id)
+
+
 def _maker(kind: str, tokenizer: "PreTrainedTokenizerBase", seq_len: int) -> tuple[Callable[..., Inputs], int]:
     """What makes a denoiser's batch from (tokens, next tokens, generator), and how long its windows of text are."""
     if kind == "masked":
         return _masked(tokenizer, seq_len)
-    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(100)]
-    if sentinels[0] in (None, tokenizer.unk_token_id):
+    if not has_sentinels(tokenizer):
         return _infilling(tokenizer, seq_len)
-    return _spans(tokenizer, sentinels), seq_len
+    return _spans(tokenizer), seq_len
 
 
 def _masked(tokenizer: "PreTrainedTokenizerBase", seq_len: int) -> tuple[Callable[..., Inputs], int]:
@@ -144,7 +149,8 @@ def _framed(tokens: Tensor, frame: tuple[int, ...]) -> Tensor:
     return torch.cat([first, tokens, last], 1)
 
 
-def _spans(tokenizer: "PreTrainedTokenizerBase", sentinels: Sequence[int | None]) -> Callable[..., Inputs]:
+def _spans(tokenizer: "PreTrainedTokenizerBase") -> Callable[..., Inputs]:
+    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(100)]
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has sentinels but no end-of-sequence token; give one with --tokenizer")
     pad = tokenizer.pad_token_id or 0

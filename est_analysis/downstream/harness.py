@@ -59,9 +59,10 @@ def measure_suite(
     try:
         found = simple_evaluate(model=model, tasks=tasks, num_fewshot=few_shot, log_samples=False, **unseeded)
     except AssertionError as error:  # of the length of an answer
+        most = "all" if context is None else f"the {context}"
         raise InputError(
-            f"task {suite}: the harness gave up ({reason(error)}), most likely at an answer longer than the {context} "
-            "tokens that the checkpoint reads at once; give one that was trained on longer sequences"
+            f"task {suite}: the harness gave up ({reason(error)}), most likely at an answer longer than {most} tokens "
+            "that the checkpoint reads at once; give one that was trained on longer sequences"
         ) from error
     except Exception as error:  # each task downloads its data in its own way
         raise InputError(

@@ -88,7 +88,7 @@ def ranks_from_environment(device: str) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks()
         return
-    _require_own_card(device, world_size)
+    _require_own_card(device, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
     card = torch.device(local_device(device))
     on_gpu = card.type == "cuda" and card.index is not None
     if on_gpu:
@@ -100,14 +100,14 @@ def ranks_from_environment(device: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def _require_own_card(device: str, world_size: int) -> None:
-    if device.startswith("cuda:"):
-        raise InputError(f"--device {device} is one card for {world_size} processes; use --device cuda, a card each")
+def _require_own_card(device: str, processes: int) -> None:
+    """Refuse to let `processes` of this machine share a card."""
+    if device.startswith("cuda:") and processes > 1:
+        raise InputError(f"--device {device} is one card for {processes} processes; use --device cuda, a card each")
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if device == "cuda" and local >= there:
-        raise InputError(
-            f"process {local} of this machine has no GPU, torch sees {there}; use --nproc-per-node {there}"
-        )
+        remedy = f"--nproc-per-node {there}" if there else "--device cpu"
+        raise InputError(f"process {local} of this machine has no GPU, torch sees {there}; use {remedy}")
 
 
 def local_device(device: str) -> str:

@@ -213,7 +213,7 @@ class _Trainer:
         first = self.ranks.rank * parts
         mean_labels = self.ranks.mean_count(_count_labels(batch), self.execution.device) / parts
         total = torch.zeros((), device=self.execution.device)
-        for number, part in enumerate(self._micro_batches([batch]), start=first):
+        for number, part in enumerate(_parts_of([batch], parts), start=first):
             # A part counts by its labels: some objectives give some rows more of them than others.
             share = _count_labels(part) / mean_labels
             with self._autocast():
@@ -221,10 +221,6 @@ class _Trainer:
             loss.backward()
             total += loss.detach()
         return self.ranks.mean(total)
-
-    def _micro_batches(self, batches: Sequence[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            yield from zip(*(tensor.chunk(self.settings.accumulation) for tensor in batch), strict=True)
 
     def _on_device(self, batch: Batch) -> Batch:
         return tuple(tensor.to(self.execution.device, non_blocking=True) for tensor in batch)
@@ -326,7 +322,8 @@ class _Trainer:
         total = torch.zeros(2, dtype=torch.float64, device=self.execution.device)
         mask = self.job.method.model_mask(self.done.step)
         mask = mask and mask.to(self.execution.device)
-        for batch in self._micro_batches(mine):
+        parts = self.settings.accumulation * self.ranks.world_size  # as many rows at once as a step has
+        for batch in _parts_of(mine, parts):
             with self._autocast():
                 loss = self.model.loss(*self._on_device(batch), mask=mask)
             count = _count_labels(batch)
@@ -378,6 +375,11 @@ class _Trainer:
             expected=expected,
             tracker=open_tracker(self.execution.tracker, self.job.folder, self.job.run_id),
         )
+
+
+def _parts_of(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
+    for batch in batches:
+        yield from zip(*(tensor.chunk(parts) for tensor in batch), strict=True)
 
 
 def _count_labels(batch: Batch) -> int:

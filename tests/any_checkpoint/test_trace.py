@@ -177,6 +177,9 @@ def test_sequences_begin_as_the_tokenizer_begins_a_text(folder, loaded, settings
     assert begun.identity == plain.identity | {"begin": [2]}
     assert begun.inputs[0]["input_ids"][:, 0].tolist() == [2]
     assert torch.equal(begun.inputs[0]["targets"][:, :-1], begun.inputs[0]["input_ids"][:, 1:])
+    twins = prepare_alike([load(locate(path)), load(locate(folder("causal", seed=1)))], settings)
+    assert twins[0].identity["text"] == twins[1].identity["text"]
+    assert not compare_checkpoints(twins, settings, keep=False).paired, "one token further on it is another batch"
     assert "begin" not in prepare(loaded, settings).identity, "a run of ours was trained on windows of a stream"
 
 

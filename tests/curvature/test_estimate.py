@@ -257,6 +257,13 @@ def test_pairing_makes_the_error_smaller():
     assert narrow < wide / 3
 
 
+def test_beside_a_trace_of_zero_there_is_no_ratio():
+    found = compare(make([1.0, 2.0, 3.0]), make([0.0, 0.0, 0.0]))
+    assert (found.difference, found.ratio_ci) == (2, (-math.inf, math.inf))
+    assert math.isnan(found.ratio)
+    assert not found.ratio_margin <= 1e9
+
+
 @pytest.mark.parametrize("number", [4, 400])
 def test_the_margin_of_a_ratio_is_students_where_errors_are_small(number):
     """So many standard errors of the delta method as t's law has of so few measurements."""

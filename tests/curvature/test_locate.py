@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import errors as hub_errors
 
 from est_analysis.curvature.checkpoint import load
-from est_analysis.curvature.locate import _step, evict, locate, locate_revisions, revision_commits
+from est_analysis.curvature.locate import _step, evict, locate, locate_revisions
 from est_analysis.curvature.weights import weight_hash
 from est_analysis.errors import InputError
 
@@ -39,14 +39,14 @@ def test_local_folders(run, tmp_path, monkeypatch):
 
 
 def test_local_revisions(run, save):
-    assert locate_revisions(run, "step*") == ["step000500", "step001000", "step010000"]
-    assert locate_revisions(run / "checkpoints", "*01*") == ["step001000", "step010000"]
+    assert list(locate_revisions(run, "step*")) == ["step000500", "step001000", "step010000"]
+    assert list(locate_revisions(run / "checkpoints", "*01*")) == ["step001000", "step010000"]
     for reference in locate_revisions(run, "*"):
         assert locate(run, revision=reference).folder.name == reference
     for name in ("checkpoint-500", "checkpoint-1500", "final", "a10", "a2"):
         save(name=f"trainer/{name}")
     trainer = run.parent.parent / "trainer"
-    assert locate_revisions(trainer, "*") == ["checkpoint-500", "checkpoint-1500", "a2", "a10", "final"]
+    assert list(locate_revisions(trainer, "*")) == ["checkpoint-500", "checkpoint-1500", "a2", "a10", "final"]
     assert locate(trainer).folder.name == "checkpoint-1500"
 
 
@@ -220,8 +220,8 @@ def test_hub_pickles_only_where_there_is_nothing_else(hub):
 
 
 def test_hub_revisions(hub):
-    assert locate_revisions("owner/model", "step*") == ["step3", "step20", "step1000"]
-    assert locate_revisions("owner/model", "*") == ["step3", "step20", "step1000", "main"]
+    assert list(locate_revisions("owner/model", "step*")) == ["step3", "step20", "step1000"]
+    assert list(locate_revisions("owner/model", "*")) == ["step3", "step20", "step1000", "main"]
     assert not hub.downloads
     with pytest.raises(
         InputError, match=r"no revision of 'owner/model' matches 'epoch\*'; it has: step3, step20, step1"
@@ -235,9 +235,10 @@ def test_hub_revisions(hub):
 
 
 def test_what_revisions_point_at(hub, run):
-    assert revision_commits("owner/model") == {"main": FIRST, "step1000": SECOND, "step20": FIRST, "step3": SECOND}
+    found = locate_revisions("owner/model", "*")
+    assert found == {"main": FIRST, "step1000": SECOND, "step20": FIRST, "step3": SECOND}
     assert not hub.downloads
-    assert revision_commits(run) == {}
+    assert set(locate_revisions(run, "*").values()) == {None}
 
 
 def test_existing_path_wins_over_the_hub(hub, save, tmp_path, monkeypatch):

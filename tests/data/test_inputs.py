@@ -119,6 +119,14 @@ def test_a_causal_sequence_begins_as_the_models_own_do(text):
         assert batch["targets"].min() >= FIRST, "all of the text is predicted, and nothing else"
 
 
+def test_of_a_longer_beginning_nothing_is_to_be_predicted(text):
+    batch = ModelInputs(text, "causal", TOKENIZERS["causal"], seq_len=20, batch_size=2, seed=0, begin=(3, 4))[0]
+    assert batch["input_ids"][:, :2].tolist() == [[3, 4]] * 2
+    assert batch["targets"][:, 0].tolist() == [-100] * 2
+    assert batch["targets"][:, 1:].min() >= FIRST
+    assert torch.equal(batch["input_ids"][:, 2:], batch["targets"][:, 1:-1])
+
+
 def test_text_in_the_form_of_bart_is_framed(text):
     special = tokenizer(BART)
     first, last = special.bos_token_id, special.eos_token_id

@@ -269,16 +269,17 @@ def test_too_little_memory_for_the_model_is_one_line_too(harness, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("device", "local", "message"),
+    ("device", "local", "there", "message"),
     [
-        ("cuda:1", 0, "--device cuda:1 is one card for 2 processes; use --device cuda, a card each"),
-        ("cuda", 1, "process 1 of this machine has no GPU, torch sees 1; use --nproc-per-node 1"),
+        ("cuda", 0, 0, "process 0 of this machine has no GPU, torch sees 0; use --device cpu"),
+        ("cuda:1", 0, 1, "--device cuda:1 is one card for 2 processes; use --device cuda, a card each"),
+        ("cuda", 1, 1, "process 1 of this machine has no GPU, torch sees 1; use --nproc-per-node 1"),
     ],
 )
-def test_every_process_needs_a_card_of_its_own(monkeypatch, device, local, message):
+def test_every_process_needs_a_card_of_its_own(monkeypatch, device, local, there, message):
     for name, value in {"WORLD_SIZE": 2, "RANK": local, "LOCAL_RANK": local}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     with pytest.raises(InputError) as caught, ranks_from_environment(device):
         pass
     assert str(caught.value) == message

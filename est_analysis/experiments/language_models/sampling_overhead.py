@@ -99,7 +99,7 @@ SCALES = {
         cost="seconds; shows that the code runs, nothing else",
     ),
     "quick": OverheadScale(spec=_TINY, seeds=5, cost="about five minutes on two cores with nothing else to do"),
-    "report": OverheadScale(spec=_GPT2, seeds=5, cost="GPT-2 base: over an hour on two cores with nothing else to do"),
+    "report": OverheadScale(spec=_GPT2, seeds=5, cost="GPT-2 base: about 100 minutes on two idle cores"),
     "gpu": OverheadScale(
         spec=replace(_GPT2, batch_size=8, seq_len=1024, rounds=48, precision="bfloat16", device="cuda"),
         seeds=5,

@@ -4,9 +4,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from ctypes import c_bool
 from functools import partial
 from multiprocessing import get_context
@@ -20,14 +21,15 @@ _LINE_SECONDS = 30.0
 
 
 def run_in_pool(
-    chains: Sequence[Sequence[Callable[[], Any]]], *, workers: int, show: Callable[[], None], saved: str
+    chains: Sequence[Sequence[Callable[..., Any]]], *, workers: int, show: Callable[[], None], saved: str
 ) -> list[Any]:
     """Every call of every chain, `workers` at once, in fresh processes; the chains' last results in order.
 
-    A chain's next call waits for the one before, and then behind all calls that wait already.
+    A chain's next call is given the result of the one before, and waits behind all calls that wait already.
 
     Args:
-        chains: calls of functions that are importable by name, save their state and raise on SIGTERM.
+        chains: calls, the first of each without arguments, of functions that are importable by name, save their state
+            and raise on SIGTERM.
         workers: processes at once.
         show: called twice a second while it runs.
         saved: where the unfinished work is, for the message.
@@ -76,20 +78,34 @@ def progress_line(text: Callable[[], str], say: Callable[[str], object]) -> Call
 
 
 def _run_chains(
-    chains: Sequence[Sequence[Callable[[], Any]]], submit: Callable[..., Future], show: Callable[[], None]
+    chains: Sequence[Sequence[Callable[..., Any]]], submit: Callable[..., Future], show: Callable[[], None]
 ) -> list[Any]:
     """The last result of every chain, while progress is shown; the first error of any call is raised."""
     results = [None] * len(chains)
-    pending = {submit(call): (index, rest) for index, (call, *rest) in enumerate(chains)}
+    with _deaf_to_ctrl_c():
+        pending = {submit(call): (index, rest) for index, (call, *rest) in enumerate(chains)}
     while pending:
         done, _ = wait(pending, timeout=_POLL_SECONDS)
         for future in done:
             index, rest = pending.pop(future)
             results[index] = future.result()
             if rest:
-                pending[submit(rest[0])] = (index, rest[1:])
+                pending[submit(partial(rest[0], results[index]))] = (index, rest[1:])
         show()
     return results
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that begin in the block never hear it: this one passes it on."""
+    if threading.current_thread() is not threading.main_thread():  # signals belong to somebody else
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _stopping: c_bool | None = None  # in a worker: true when no call is to begin any more

@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from est_analysis.errors import Diverged, InputError
 from est_analysis.experiments.runs.afterwards import Afterwards
 from est_analysis.experiments.runs.pool import progress_line, run_in_pool
-from est_analysis.experiments.runs.run import prepare_data, run
+from est_analysis.experiments.runs.run import FinishedRun, prepare_data, run
 from est_analysis.experiments.runs.spec import TrainSpec, run_id
 from est_analysis.experiments.runs.store import collect, finished, labelled
 from est_analysis.train.settings import Execution
@@ -61,8 +60,8 @@ def run_all(
         if workers:
             run_in_pool(chains, workers=workers, show=show, saved=str(root))
         else:
-            for call in chain.from_iterable(chains):
-                call()
+            for first, *measurements in chains:
+                reduce(lambda result, measure: measure(result), measurements, first())
                 show()
     rows = collect(root / name for name in names if finished(root / name))
     diverged = [_infinite(name, entry.spec) for name, entry in names.items() if not finished(root / name)]
@@ -103,26 +102,29 @@ def _infinite(name: str, spec: TrainSpec) -> pd.DataFrame:
     return pd.DataFrame([row])
 
 
-def _chain(entry: Entry, root: Path, execution: Execution, diverging: bool) -> list[Callable[[], None]]:
+def _chain(entry: Entry, root: Path, execution: Execution, diverging: bool) -> list[Callable[..., FinishedRun | None]]:
     """The training, and then each measurement: small calls, so that the processes of a pool end evenly."""
-    one = partial(_run_one, entry.spec, root=root, execution=execution, diverging=diverging)
-    return [one, *(partial(one, after=measure) for measure in entry.after)]
+    first = partial(_run_one, entry.spec, root=root, execution=execution, diverging=diverging)
+    return [first, *(partial(_measure_one, measure, entry.spec, execution.threads) for measure in entry.after)]
 
 
-def _run_one(
-    spec: TrainSpec, *, root: Path, execution: Execution, diverging: bool, after: Afterwards | None = None
-) -> None:
-    """Train `spec`, unless it is finished, and measure one thing of it."""
-    if execution.threads:
-        torch.set_num_threads(execution.threads)  # of a run that was trained before, only the measuring is left
+def _run_one(spec: TrainSpec, *, root: Path, execution: Execution, diverging: bool) -> FinishedRun | None:
+    """Train `spec`, unless it is finished; None if it diverges and may."""
     try:
-        result = run(spec, execution, root=root)
+        return run(spec, execution, root=root)
     except Diverged:
         if diverging:
-            return
+            return None
         raise
-    if after:
-        after(spec, result)
+
+
+def _measure_one(measure: Afterwards, spec: TrainSpec, threads: int, result: FinishedRun | None) -> FinishedRun | None:
+    """Measure one thing of a run, for which its training may have been long ago; hands the run on."""
+    if threads:
+        torch.set_num_threads(threads)
+    if result is not None:
+        measure(spec, result)
+    return result
 
 
 def _last_step(path: Path) -> int:

@@ -204,7 +204,7 @@ def _check_same(folder: Path, spec: Any, run_id: str, device: str) -> None:
     if path.exists():
         held_id, held_fields = _read_spec(path)
         if held_id == run_id:
-            if finished(folder) is None:
+            if finished(folder) is None and not (folder / _DIVERGED).exists():
                 _note_environment(folder / "env.json", environment(device))
             return
         if begun:

@@ -15,9 +15,11 @@ import pytest
 
 from est_analysis.any_checkpoint.text import TextSource
 from est_analysis.any_checkpoint.trace import TraceSettings
+from est_analysis.commands import trace_series
 from est_analysis.commands.trace import _prepare
 from est_analysis.commands.trace_output import warn_unless_reached
 from est_analysis.commands.trace_series import _Kept
+from est_analysis.curvature import locate
 from est_analysis.errors import InputError
 
 
@@ -82,6 +84,35 @@ def test_a_revision_that_cannot_be_loaded_does_not_end_the_series(trace, run, tm
     ended = trace(series, "--revisions step*")
     assert ended.err.startswith(f"est: no weights in '{series / 'checkpoints' / steps[0]}'"), "three are enough"
     assert ended.out.count("not loaded") == 2
+
+
+def test_weights_seen_before_are_not_measured_again_and_every_download_goes(monkeypatch):
+    """Of one hub model, `late` holds the weights of `early`, `bad` cannot be loaded and `gone` cannot be had."""
+    evicted, measured, weights = [], [], {"early": "one", "late": "one", "other": "two"}
+
+    def find(name, *, revision):
+        if revision == "gone":
+            raise InputError("no revision 'gone'")
+        return SimpleNamespace(revision=revision, step=len(revision))
+
+    def load(located, how):
+        if located.revision == "bad":
+            raise InputError("damaged")
+        return SimpleNamespace(located=located, weight_hash=weights[located.revision])
+
+    monkeypatch.setattr(locate, "locate", find)
+    monkeypatch.setattr(locate, "evict", lambda located: evicted.append(located.revision))
+    monkeypatch.setattr(trace_series, "load_located", load)
+    monkeypatch.setattr(trace_series, "_trace", lambda label, *_: measured.append(label) or {"trace": len(measured)})
+    seen, found = {}, {}
+    for name in ("early", "bad", "late", "gone", "other"):
+        found[name] = record = trace_series._measured("m", name, None, {}, seen)
+        if "error" not in record:
+            seen.setdefault(record["weight_hash"], record)
+    assert measured == ["m early", "m other"]
+    assert evicted == ["early", "bad", "late", "other"]
+    assert found["late"] == {"revision": "late", "step": 4, "weight_hash": "one", "trace": 1}
+    assert [found[name]["error"] for name in ("bad", "gone")] == ["damaged", "no revision 'gone'"]
 
 
 RECORDS = [{"revision": f"step{step}", "weight_hash": f"{step}", "trace": 0.1 * step} for step in range(3)]

@@ -124,17 +124,17 @@ def test_results_come_in_the_order_of_the_calls(tmp_path):
     assert found == [2, 1]
 
 
-def _note(file: Path, name: str) -> str:
+def _note(file: Path, name: str, before: str = "") -> str:
     with file.open("a") as notes:
         notes.write(f"{name} ")
-    return name
+    return before + name
 
 
 def test_a_chain_goes_on_behind_the_calls_that_wait(tmp_path):
     """Long calls first: short ones that follow them fill the gap at the end."""
     file = tmp_path / "notes"
     chains = [[partial(_note, file, name) for name in names] for names in (("a1", "a2", "a3"), ("b1",), ("c1", "c2"))]
-    assert run_in_pool(chains, workers=1, show=lambda: None, saved="runs") == ["a3", "b1", "c2"]
+    assert run_in_pool(chains, workers=1, show=lambda: None, saved="runs") == ["a1a2a3", "b1", "c1c2"]
     order = file.read_text().split()
     assert order[:3] == ["a1", "b1", "c1"]
     assert order.index("a2") < order.index("a3")

@@ -49,6 +49,10 @@ def test_a_run_that_goes_on_elsewhere_says_so(tmp_path, spec, monkeypatch):
     opened(tmp_path, spec)
     assert len(json.loads((tmp_path / "env.json").read_text())["resumed_with"]) == 2, "nothing is computed any more"
     (tmp_path / "finished.json").unlink()
+    (tmp_path / "diverged.json").write_text("{}")
+    opened(tmp_path, spec)
+    assert len(json.loads((tmp_path / "env.json").read_text())["resumed_with"]) == 2, "nor of one that diverged"
+    (tmp_path / "diverged.json").unlink()
     (tmp_path / "env.json").write_text("[")
     opened(tmp_path, spec)
     assert (tmp_path / "env.json").read_text() == "[", "what it began with is not known"
