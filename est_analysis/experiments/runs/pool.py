@@ -4,10 +4,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from ctypes import c_bool
 from functools import partial
 from multiprocessing import get_context
@@ -82,8 +81,7 @@ def _run_chains(
 ) -> list[Any]:
     """The last result of every chain, while progress is shown; the first error of any call is raised."""
     results = [None] * len(chains)
-    with _deaf_to_ctrl_c():
-        pending = {submit(call): (index, rest) for index, (call, *rest) in enumerate(chains)}
+    pending = {submit(call): (index, rest) for index, (call, *rest) in enumerate(chains)}
     while pending:
         done, _ = wait(pending, timeout=_POLL_SECONDS)
         for future in done:
@@ -93,19 +91,6 @@ def _run_chains(
                 pending[submit(partial(rest[0], results[index]))] = (index, rest[1:])
         show()
     return results
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes that begin in the block never hear it: this one passes it on."""
-    if threading.current_thread() is not threading.main_thread():  # signals belong to somebody else
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 _stopping: c_bool | None = None  # in a worker: true when no call is to begin any more
